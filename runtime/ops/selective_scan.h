@@ -1,0 +1,20 @@
+// The selective scan for whoever holds pointers: checks the problem, plans, gets the kernel, launches it;
+// or hands it to the CPU backend. Used by the torch bindings, the command line program and the tests.
+#pragma once
+
+#include "platform/export.h"
+#include "selective_scan/problem.h"
+
+namespace mamba_scan::ops {
+
+// Throws ArgumentError for anything no backend serves (negative sizes, dim % ngroups, missing pointers, ...).
+MAMBA_SCAN_API void check(const SelectiveScanProblem& problem);
+
+// Runs on the host, returns when done. threads = 0: MAMBA_SCAN_NUM_THREADS, else all cores.
+MAMBA_SCAN_API void selective_scan_cpu(const SelectiveScanProblem& problem, int threads = 0);
+
+// Enqueues on `stream` (a CUstream; null is the default stream) of the device with this ordinal and returns.
+// The device's primary context is used; the caller's current context is restored.
+MAMBA_SCAN_API void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal, void* stream);
+
+}  // namespace mamba_scan::ops
