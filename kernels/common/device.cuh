@@ -1,0 +1,101 @@
+// Everything a kernel needs from the machine that plain CUDA C++ without headers does not give: storage types for
+// 16-bit floats, conversions, the fast exponential, vector accesses. The one place with inline PTX, and the one
+// header that differs between a GPU and the emulator (tests/emulator), which runs the same kernels on a CPU.
+#pragma once
+
+#if defined(MAMBA_SCAN_EMULATOR)
+#include "emulated_device.h"
+#else
+
+namespace mamba_scan::device {
+
+// 16-bit floats are stored as their bits; NVRTC without a toolkit knows neither __half nor __nv_bfloat16.
+struct Float16 {
+  unsigned short bits;
+};
+struct BFloat16 {
+  unsigned short bits;
+};
+
+// 2^x, relative error below 2^-22; subnormal results are flushed to zero. One slot of the exponential unit.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// log2(x), absolute error below 2^-22 for x in (0.5, 2), relative error below 2^-21 elsewhere.
+__device__ __forceinline__ float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1/x, 1 ulp.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+
+__device__ __forceinline__ float to_float(Float16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+
+__device__ __forceinline__ float to_float(BFloat16 x) {
+  return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
+
+// Round to nearest even.
+__device__ __forceinline__ void from_float(float x, float& out) { out = x; }
+
+__device__ __forceinline__ void from_float(float x, Float16& out) {
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+}
+
+__device__ __forceinline__ void from_float(float x, BFloat16& out) {
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+#else  // no such instruction before Ampere
+  unsigned bits = __float_as_uint(x);
+  unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  out.bits = static_cast<unsigned short>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : rounded);
+#endif
+}
+
+// BYTES (2, 4, 8 or 16) of global memory that no thread writes during the kernel, aligned to BYTES.
+template <int BYTES>
+__device__ __forceinline__ void load_global(const void* from, void* to) {
+  if constexpr (BYTES == 16) {
+    *static_cast<uint4*>(to) = __ldg(static_cast<const uint4*>(from));
+  } else if constexpr (BYTES == 8) {
+    *static_cast<uint2*>(to) = __ldg(static_cast<const uint2*>(from));
+  } else if constexpr (BYTES == 4) {
+    *static_cast<unsigned*>(to) = __ldg(static_cast<const unsigned*>(from));
+  } else {
+    static_assert(BYTES == 2, "2, 4, 8 or 16 bytes");
+    *static_cast<unsigned short*>(to) = __ldg(static_cast<const unsigned short*>(from));
+  }
+}
+
+template <int BYTES>
+__device__ __forceinline__ void store_global(void* to, const void* from) {
+  if constexpr (BYTES == 16) {
+    *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+  } else if constexpr (BYTES == 8) {
+    *static_cast<uint2*>(to) = *static_cast<const uint2*>(from);
+  } else if constexpr (BYTES == 4) {
+    *static_cast<unsigned*>(to) = *static_cast<const unsigned*>(from);
+  } else {
+    static_assert(BYTES == 2, "2, 4, 8 or 16 bytes");
+    *static_cast<unsigned short*>(to) = *static_cast<const unsigned short*>(from);
+  }
+}
+
+}  // namespace mamba_scan::device
+
+#endif  // MAMBA_SCAN_EMULATOR

@@ -1,0 +1,41 @@
+#include <string>
+
+#include "ops/selective_scan.h"
+#include "platform/error.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+[[noreturn]] void fail(const std::string& argument, const std::string& got, const std::string& needed) {
+  throw ArgumentError(argument + ": got " + got + ", needed " + needed);
+}
+
+void need_pointer(const char* argument, const void* data, Index elements) {
+  if (data == nullptr && elements > 0) fail(argument, "a null pointer", std::to_string(elements) + " elements");
+}
+
+}  // namespace
+
+void check(const SelectiveScanProblem& p) {
+  const auto need_at_least = [](const char* argument, Index value, Index least) {
+    if (value < least) fail(argument, std::to_string(value), "at least " + std::to_string(least));
+  };
+  need_at_least("batch", p.batch, 0);
+  need_at_least("seqlen", p.seqlen, 0);
+  need_at_least("dim", p.dim, 0);
+  need_at_least("dstate", p.dstate, 1);
+  need_at_least("ngroups", p.ngroups, 1);
+  if (p.dim % p.ngroups != 0)
+    fail("ngroups", std::to_string(p.ngroups), "a divisor of dim = " + std::to_string(p.dim));
+  if (p.dtype != DType::kFloat32 && p.dtype != DType::kFloat16 && p.dtype != DType::kBFloat16)
+    fail("dtype", std::to_string(static_cast<int>(p.dtype)), "float32, float16 or bfloat16");
+  const Index elements = p.batch * p.seqlen * p.dim;
+  need_pointer("u", p.u.data, elements);
+  need_pointer("delta", p.delta.data, elements);
+  need_pointer("y", p.y.data, elements);
+  need_pointer("A", p.A, elements);
+  need_pointer("B", p.B.data, elements);
+  need_pointer("C", p.C.data, elements);
+}
+
+}  // namespace mamba_scan::ops

@@ -1,0 +1,111 @@
+#include "ops/selective_scan.h"
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+
+#include "cpu/selective_scan.h"
+#include "driver/context.h"
+#include "ops/plan.h"
+#include "ops/runtime.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+bool is_empty(const SelectiveScanProblem& problem) {
+  return problem.batch == 0 || problem.dim == 0 ||
+         (problem.seqlen == 0 && problem.final_state.data == nullptr);
+}
+
+// Which kernel a variant became on a device, found without making strings: the path of every call after the first.
+class KernelTable {
+ public:
+  const jit::LoadedKernel& get(Runtime& runtime, const ForwardVariant& variant, const DeviceContext& device) {
+    const Key key{device.report.ordinal, variant};
+    {
+      std::shared_lock lock(mutex_);
+      if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
+    }
+    const jit::LoadedKernel& kernel = runtime.kernels().get(variant.variant(), device.report);
+    std::unique_lock lock(mutex_);
+    return *kernels_.emplace(key, &kernel).first->second;
+  }
+
+ private:
+  using Key = std::pair<int, ForwardVariant>;
+  std::shared_mutex mutex_;
+  std::map<Key, const jit::LoadedKernel*> kernels_;
+};
+
+// Lives as long as the runtime, whose kernels it points at; never destroyed, as the runtime is not.
+KernelTable& kernel_table() {
+  static KernelTable* table = new KernelTable;
+  return *table;
+}
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "float32";
+    case DType::kFloat16: return "float16";
+    case DType::kBFloat16: return "bfloat16";
+  }
+  return "?";
+}
+
+trace::KernelLaunch describe(const ForwardPlan& plan, const jit::LoadedKernel& kernel, int device, void* stream) {
+  const SelectiveScanProblem& p = plan.params.problem;
+  trace::KernelLaunch launch;
+  launch.variant = kernel.info.variant;
+  launch.shape = "batch=" + std::to_string(p.batch) + " seqlen=" + std::to_string(p.seqlen) +
+                 " dim=" + std::to_string(p.dim) + " dstate=" + std::to_string(p.dstate);
+  launch.dtype = name_of(p.dtype);
+  launch.device = device;
+  launch.stream = reinterpret_cast<std::uintptr_t>(stream);
+  launch.grid[0] = plan.grid;
+  launch.block[0] = static_cast<unsigned>(plan.variant.threads);
+  launch.shared_bytes = static_cast<unsigned>(kernel.info.shared_bytes > 0 ? kernel.info.shared_bytes : 0);
+  launch.registers = kernel.info.registers;
+  const Work work = forward_work(p);
+  launch.bytes = work.bytes;
+  launch.exps = work.exps;
+  return launch;
+}
+
+}  // namespace
+
+void selective_scan_cpu(const SelectiveScanProblem& problem, int threads) {
+  check(problem);
+  if (!is_empty(problem)) cpu::selective_scan(problem, threads);
+}
+
+void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal, void* stream) {
+  check(problem);
+  if (is_empty(problem)) return;
+
+  Runtime& rt = runtime();
+  const DeviceContext& device = rt.device(device_ordinal);
+  const driver::ContextGuard guard(*device.driver, device.context);
+  ForwardPlan plan = plan_forward(problem, device.report);
+  const jit::LoadedKernel& kernel = kernel_table().get(rt, plan.variant, device);
+
+  driver::LaunchConfig config;
+  config.grid[0] = plan.grid;
+  config.block[0] = static_cast<unsigned>(plan.variant.threads);
+  config.stream = static_cast<driver::CUstream>(stream);
+  void* arguments[] = {&plan.params};
+
+  trace::Recorder* recorder = rt.recorder();
+  if (recorder == nullptr) {
+    kernel.kernel.launch(config, arguments);
+    return;
+  }
+  trace::KernelLaunch launch = describe(plan, kernel, device_ordinal, stream);
+  launch.host_start_us = recorder->now_us();
+  kernel.kernel.launch(config, arguments);
+  launch.host_duration_us = recorder->now_us() - launch.host_start_us;
+  recorder->kernel_launch(launch);
+}
+
+}  // namespace mamba_scan::ops
