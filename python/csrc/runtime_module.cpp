@@ -1,0 +1,51 @@
+// mamba_scan._runtime: the control plane for Python. JSON text goes through unparsed; mamba_scan._control parses it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "ops/control.h"
+#include "platform/error.h"
+
+namespace py = pybind11;
+
+namespace {
+
+// Compiling and reading a cache take time: other Python threads go on meanwhile.
+using ReleaseGil = py::call_guard<py::gil_scoped_release>;
+
+}  // namespace
+
+PYBIND11_MODULE(_runtime, module) {
+  using namespace mamba_scan;
+  module.doc() = "Control of the mamba_scan runtime: device report, kernel cache, warm-up, recording.";
+
+  // Registered in this order because the newest translator is asked first.
+  static py::exception<Error> runtime_error(module, "Error", PyExc_RuntimeError);
+  py::register_exception_translator([](std::exception_ptr pending) {
+    try {
+      if (pending) std::rethrow_exception(pending);
+    } catch (const ArgumentError& error) {
+      py::set_error(PyExc_ValueError, error.what());
+    } catch (const Error& error) {
+      py::set_error(runtime_error, error.what());
+    }
+  });
+
+  module.def("package_version", &ops::package_version, "Version of the loaded runtime library.");
+  module.def("doctor", &ops::doctor_json, ReleaseGil(), "JSON: driver, devices, NVRTC, cache, warnings, remedies.");
+  module.def("cache_list", &ops::cache_list_json, ReleaseGil(), "JSON: folder and entries of the kernel cache.");
+  module.def("cache_verify", &ops::cache_verify_json, ReleaseGil(), "JSON: entries checked, broken ones removed.");
+  module.def("cache_clear", &ops::cache_clear_json, ReleaseGil(), "JSON: what was removed.");
+  module.def("warm", &ops::warm_json, py::arg("archs"), ReleaseGil(), "JSON: kernels compiled for each architecture.");
+  module.def(
+      "self_test",
+      [](int problems, unsigned seed, bool use_cpu, bool use_cuda) {
+        return ops::self_test_json({problems, seed, use_cpu, use_cuda});
+      },
+      py::arg("problems") = 12, py::arg("seed") = 0, py::arg("use_cpu") = true, py::arg("use_cuda") = true,
+      ReleaseGil(), "JSON: random problems on every backend against a float64 loop.");
+  module.def("add_nvrtc_search_folder", &ops::add_nvrtc_search_folder, py::arg("folder"),
+             "Look for NVRTC in this folder before the usual places.");
+  module.def("start_recording", &ops::start_recording, py::arg("device_times") = false,
+             "Record what the runtime launches, compiles and copies.");
+  module.def("stop_recording", &ops::stop_recording_json, ReleaseGil(), "Stop; the recording as Chrome Trace JSON.");
+}
