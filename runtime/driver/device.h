@@ -8,12 +8,15 @@
 
 namespace mamba_scan::driver {
 
+class Driver;
+
 struct DeviceReport {
   int ordinal = 0;  // as CUDA_VISIBLE_DEVICES leaves them; equals torch's device index
   std::string name;
   int major = 0, minor = 0;  // compute capability
   int sm_count = 0;
   int max_threads_per_sm = 0;
+  int max_blocks_per_sm = 0;
   int registers_per_sm = 0;
   std::size_t shared_per_block = 0;        // without opting in
   std::size_t shared_per_block_optin = 0;  // with
@@ -30,5 +33,9 @@ struct DeviceReport {
 
   int capability() const { return 10 * major + minor; }  // 90 for sm_90
 };
+
+// Every device the process may see, in the driver's order. Makes no context, so free_memory is 0.
+std::vector<DeviceReport> devices(const Driver& driver);
+DeviceReport device_report(const Driver& driver, int ordinal);
 
 }  // namespace mamba_scan::driver

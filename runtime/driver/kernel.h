@@ -29,6 +29,7 @@ class Kernel {
   int max_active_blocks_per_sm(int block_threads, std::size_t dynamic_shared_bytes) const;
   // Raises the dynamic shared memory limit above 48 KB.
   void allow_dynamic_shared(std::size_t bytes) const;
+  int attribute(FunctionAttribute attribute) const;  // registers, local memory, ... as the driver loaded it
   CUfunction function() const { return function_; }
 
  private:

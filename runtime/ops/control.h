@@ -1,0 +1,57 @@
+// The control plane for programs and bindings: plain strings in, JSON text out, nothing on the path of a call.
+// Every function throws mamba_scan::Error (or a subclass) when it cannot do what was asked.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "platform/export.h"
+
+namespace mamba_scan::ops {
+
+// "0.1.0"
+MAMBA_SCAN_API std::string package_version();
+
+// What this machine offers. Never throws for something missing: that is what it reports.
+// {"package_version", "platform", "usable_devices",
+//  "driver": {"found", "version", "path", "error"},
+//  "devices": [{"ordinal", "name", "capability", "sm_count", ...every field of DeviceReport, "error"}],
+//  "nvrtc": {"found", "version", "path", "supported_archs", "places_tried", "error"},
+//  "cache": {"folder", "entries", "bytes", "limit_bytes", "error"},
+//  "kernel_source": {"origin", "files"},
+//  "environment": {name: value of every MAMBA_SCAN_ variable that is set},
+//  "warnings": [text], "remedies": [text]}
+MAMBA_SCAN_API std::string doctor_json();
+
+// {"folder", "bytes", "entries": [{"key", "variant", "arch", "bytes", "last_used", ...}]}
+MAMBA_SCAN_API std::string cache_list_json();
+// {"folder", "checked", "good", "removed": [key]}: broken entries are deleted.
+MAMBA_SCAN_API std::string cache_verify_json();
+// {"folder", "removed", "bytes"}
+MAMBA_SCAN_API std::string cache_clear_json();
+
+// Compiles the shipped kernels for each of `archs` ("sm_87", "87" or "8.7"); none given: for every device present.
+// {"archs": [..], "compiled", "from_disk", "failed", "seconds",
+//  "kernels": [{"variant", "arch", "outcome", "compile_ms", "registers", "shared_bytes", "spill_store_bytes", "error"}]}
+MAMBA_SCAN_API std::string warm_json(const std::vector<std::string>& archs);
+
+struct SelfTestOptions {
+  int problems = 12;         // random ones, per backend
+  unsigned seed = 0;         // 0: from the clock; the seed used is in the answer
+  bool use_cpu = true;
+  bool use_cuda = true;      // every device present
+};
+// Random problems against a float64 loop that shares no code with the backends.
+// {"seed", "passed", "backends": [{"backend", "name", "error", "problems":
+//   [{"shape", "dtype", "features", "relative_error_y", "relative_error_state", "tolerance", "passed", "ms"}]}]}
+MAMBA_SCAN_API std::string self_test_json(const SelfTestOptions& options);
+
+// A folder where NVRTC may lie, e.g. torch/lib; looked into before the usual places.
+MAMBA_SCAN_API void add_nvrtc_search_folder(const std::string& folder);
+
+// Records from now on what the runtime launches, compiles, copies. device_times: also times kernels with events.
+MAMBA_SCAN_API void start_recording(bool device_times);
+// Stops, and returns the recording as Chrome Trace Event JSON (object form). Throws when nothing is being recorded.
+MAMBA_SCAN_API std::string stop_recording_json();
+
+}  // namespace mamba_scan::ops
