@@ -183,7 +183,7 @@ def installed_versions() -> dict[str, str]:
     """Return the versions of what the virtual environment can import."""
     script = (
         "import importlib.metadata as m, json; "
-        "print(json.dumps({(d.name or '').lower(): d.version for d in m.distributions()}))"
+        "print(json.dumps({(d.name or '').lower().replace('_', '-'): d.version for d in m.distributions()}))"
     )
     return json.loads(subprocess.check_output([PYTHON, "-c", script], text=True))
 
