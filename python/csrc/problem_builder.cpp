@@ -167,8 +167,7 @@ ForwardCall build_forward(const ForwardArguments& arguments) {
   if (const TensorArg* grouped = grouped_operand(arguments)) {
     problem.ngroups = grouped->sizes[arguments.seq_last ? 1 : 2];
     if (problem.ngroups < 1 || problem.dim % problem.ngroups != 0) {
-      fail(*grouped, std::to_string(problem.ngroups) + " groups",
-           "a divisor of dim = " + std::to_string(problem.dim));
+      fail(*grouped, std::to_string(problem.ngroups) + " groups", "a divisor of dim = " + std::to_string(problem.dim));
     }
   }
   problem.B = projection(arguments.B, problem, u.kind, arguments.seq_last);

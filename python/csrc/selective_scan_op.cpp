@@ -36,9 +36,9 @@ struct ForwardSlots {
   }
 
   void describe_all() {
-    TensorArg* args[kTensorCount] = {&arguments.u, &arguments.delta, &arguments.A,          &arguments.B,
-                                     &arguments.C, &arguments.D,     &arguments.z,          &arguments.delta_bias,
-                                     &arguments.initial_state};
+    TensorArg* args[kTensorCount] = {&arguments.u, &arguments.delta,      &arguments.A,
+                                     &arguments.B, &arguments.C,          &arguments.D,
+                                     &arguments.z, &arguments.delta_bias, &arguments.initial_state};
     for (int i = 0; i < kTensorCount; ++i) describe(tensors[i], *args[i]);
   }
 };
@@ -94,9 +94,8 @@ void forward(StableIValue* stack, const Launch& launch) {
 }
 
 void forward_cpu(StableIValue* stack, std::uint64_t, std::uint64_t) {
-  guarded("selective_scan_forward", __FILE__, __LINE__, [&] {
-    forward(stack, [](const SelectiveScanProblem& problem, int) { ops::selective_scan_cpu(problem); });
-  });
+  guarded("selective_scan_forward", __FILE__, __LINE__,
+          [&] { forward(stack, [](const SelectiveScanProblem& problem, int) { ops::selective_scan_cpu(problem); }); });
 }
 
 void forward_cuda(StableIValue* stack, std::uint64_t, std::uint64_t) {

@@ -93,9 +93,7 @@ void describe(const OwnedTensor& tensor, TensorArg& arg) {
              : dtype == torch.float16  ? ScalarKind::kFloat16
              : dtype == torch.bfloat16 ? ScalarKind::kBFloat16
                                        : ScalarKind::kOther;
-  arg.device = device == torch.cpu    ? DeviceKind::kCpu
-               : device == torch.cuda ? DeviceKind::kCuda
-                                      : DeviceKind::kOther;
+  arg.device = device == torch.cpu ? DeviceKind::kCpu : device == torch.cuda ? DeviceKind::kCuda : DeviceKind::kOther;
 }
 
 OwnedTensor empty_strided(int rank, const Index* sizes, const Index* strides, std::int32_t torch_dtype,

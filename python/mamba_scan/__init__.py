@@ -1,0 +1,11 @@
+"""Selective scan (Mamba) for PyTorch, on CUDA GPUs and on CPUs, compiled at run time.
+
+Shapes are written with batch ``b``, seqlen ``l``, dim ``d``, dstate ``n`` and groups ``g``.
+"""
+
+from ._version import __version__
+from .modules import SelectiveScan, SelectiveScanCuda
+from .ops import selective_scan
+from .streaming import StreamingScan
+
+__all__ = ["SelectiveScan", "SelectiveScanCuda", "StreamingScan", "__version__", "selective_scan"]

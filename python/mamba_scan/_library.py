@@ -1,0 +1,82 @@
+"""Loads the operator library and the control module, and completes the operator with what must be written in Python.
+
+The operator library registers CPU and CUDA kernels under ``torch.ops.mamba_scan``; the fake kernel (shapes without
+data, for ``torch.compile``) and autograd are registered here.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from ._arguments import check_arguments
+
+PACKAGE_FOLDER = Path(__file__).resolve().parent
+TORCH_FOLDER = Path(torch.__file__).resolve().parent
+OPERATOR = "mamba_scan::selective_scan_forward"
+
+_dll_folders: list[Any] = []  # closing a handle of os.add_dll_directory takes the folder out of the search again
+
+
+def _load_operator_library() -> None:
+    suffix = ".dll" if sys.platform == "win32" else ".so"
+    if sys.platform == "win32":
+        _dll_folders.extend(os.add_dll_directory(str(folder)) for folder in (PACKAGE_FOLDER, TORCH_FOLDER / "lib"))
+    torch.ops.load_library(str(PACKAGE_FOLDER / f"mamba_scan_ops{suffix}"))
+
+
+def _nvrtc_folders() -> list[Path]:
+    """Where pip puts NVRTC: inside torch, or beside it in the NVIDIA packages. Not all of them need exist."""
+    nvidia = TORCH_FOLDER.parent / "nvidia"
+    if sys.platform == "win32":
+        return [TORCH_FOLDER / "lib", nvidia / "cu13" / "bin" / "x86_64", nvidia / "cuda_nvrtc" / "bin"]
+    return [TORCH_FOLDER / "lib", nvidia / "cu13" / "lib", nvidia / "cuda_nvrtc" / "lib"]
+
+
+_load_operator_library()
+
+from . import _runtime  # noqa: E402  (needs the folders added above)
+
+for _folder in _nvrtc_folders():
+    _runtime.add_nvrtc_search_folder(str(_folder))
+
+
+@torch.library.register_fake(OPERATOR)
+def _fake_forward(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None,
+    z: torch.Tensor | None,
+    delta_bias: torch.Tensor | None,
+    initial_state: torch.Tensor | None,
+    delta_softplus: bool,
+    seq_last: bool,
+    return_final_state: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    layout = "bdl" if seq_last else "bld"
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, return_final_state, layout)
+    batch, second, third = u.shape
+    # As in the operator: batch outermost, the innermost axis is the one that is contiguous in u.
+    if u.stride(1) == 1 and u.stride(2) != 1:
+        y = torch.empty_strided(u.shape, (second * third, 1, second), dtype=u.dtype, device=u.device)
+    else:
+        y = torch.empty_strided(u.shape, (second * third, third, 1), dtype=u.dtype, device=u.device)
+    state_shape = (batch, second if seq_last else third, A.shape[1]) if return_final_state else (0,)
+    return y, torch.empty(state_shape, dtype=torch.float32, device=u.device)
+
+
+def _no_backward(ctx: object, *grads: torch.Tensor) -> NoReturn:
+    raise NotImplementedError(
+        "selective_scan has no backward pass in this version: its outputs cannot be differentiated. "
+        "Call it under torch.no_grad(), or detach its inputs."
+    )
+
+
+torch.library.register_autograd(OPERATOR, _no_backward)
+
+selective_scan_forward = torch.ops.mamba_scan.selective_scan_forward.default

@@ -1,0 +1,130 @@
+"""The commands of ``python -m mamba_scan``. Exit status: 0 good, 1 something is wrong, 2 the command line is."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import control, demo
+from ._version import __version__
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _flat(value: Any, indent: str = "") -> list[str]:
+    """Lines that show nested dictionaries and lists the way a person reads them."""
+    lines = []
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, item in items:
+        if isinstance(item, dict | list):
+            if item:
+                lines += [f"{indent}{name}:", *_flat(item, indent + "  ")]
+        elif item not in ("", None):
+            lines.append(f"{indent}{name}: {item}" if isinstance(value, dict) else f"{indent}{item}")
+    return lines
+
+
+def _show(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(report)
+    else:
+        print("\n".join(_flat(report)))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import torch
+
+    report = control.doctor()
+    report["torch"] = {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "sees_cuda": torch.cuda.is_available(),
+    }
+    test = control.self_test(problems=4)
+    report["self_test"] = {"passed": test["passed"], "seed": test["seed"], "backends": len(test["backends"])}
+    _show(report, options.json)
+    return 0 if test["passed"] else 1
+
+
+def _warm(options: argparse.Namespace) -> int:
+    report = control.warm(options.arch)
+    if options.json:
+        _print_json(report)
+    else:
+        for kernel in report.get("kernels", []):
+            outcome = kernel.get("error") or f"{kernel['outcome']}, {kernel.get('compile_ms', 0):.0f} ms"
+            print(f"{kernel['arch']:>8}  {kernel['variant']}: {outcome}")
+        print("\n".join(_flat({name: item for name, item in report.items() if name != "kernels"})))
+    return 1 if report.get("failed") else 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    actions: dict[str, Callable[[], dict[str, Any]]] = {
+        "list": control.cache_list,
+        "verify": control.cache_verify,
+        "clear": control.cache_clear,
+    }
+    _show(actions[options.action](), options.json)
+    return 0
+
+
+def _self_test(options: argparse.Namespace) -> int:
+    report = control.self_test(problems=options.problems, seed=options.seed)
+    if options.json:
+        _print_json(report)
+    else:
+        for backend in report["backends"]:
+            problems = backend["problems"]
+            passed = sum(problem["passed"] for problem in problems)
+            note = f" ({backend['error']})" if backend.get("error") else ""
+            print(
+                f"{backend['backend']} {backend['name']}: {passed} of {len(problems)} problems within tolerance{note}"
+            )
+        print(f"seed {report['seed']}: {'passed' if report['passed'] else 'FAILED'}")
+    return 0 if report["passed"] else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mamba_scan", description="Selective scan: checks and tools.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("doctor", help="what this machine offers, and what to do about what is missing")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(run=_doctor)
+
+    command = commands.add_parser("demo", help="stream a sequence of a million steps and check it")
+    demo.add_arguments(command)
+    command.set_defaults(run=demo.run)
+
+    command = commands.add_parser("warm", help="compile the kernels ahead")
+    command.add_argument("--arch", nargs="+", default=[], help="e.g. sm_87; default: every device present")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(run=_warm)
+
+    command = commands.add_parser("cache", help="the kernel cache on disk")
+    command.add_argument("action", choices=["list", "verify", "clear"])
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(run=_cache)
+
+    command = commands.add_parser("selftest", help="random problems on every backend against a float64 loop")
+    command.add_argument("--problems", type=int, default=12, help="per backend")
+    command.add_argument("--seed", type=int, default=0, help="0: from the clock")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(run=_self_test)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # a Windows console may be set to a code page
+    try:
+        return options.run(options)
+    except (control.RuntimeFailure, ValueError) as error:
+        print(f"mamba_scan: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,76 @@
+"""Control of the runtime: what the machine offers, the kernel cache, compiling ahead, recording.
+
+Every function returns what the runtime reports as plain dictionaries and lists. None of them is on the path of a
+call.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ._library import _runtime
+
+RuntimeFailure = _runtime.Error
+"""What the runtime raises when it cannot do what was asked; a RuntimeError."""
+
+
+def doctor() -> dict[str, Any]:
+    """Report driver, devices, NVRTC, cache, warnings and remedies. Never raises for something missing."""
+    return json.loads(_runtime.doctor())
+
+
+def cache_list() -> dict[str, Any]:
+    """Return the folder of the kernel cache and its entries."""
+    return json.loads(_runtime.cache_list())
+
+
+def cache_verify() -> dict[str, Any]:
+    """Check every entry of the kernel cache; broken ones are removed."""
+    return json.loads(_runtime.cache_verify())
+
+
+def cache_clear() -> dict[str, Any]:
+    """Empty the kernel cache."""
+    return json.loads(_runtime.cache_clear())
+
+
+def warm(archs: Sequence[str] = ()) -> dict[str, Any]:
+    """Compile the kernels ahead.
+
+    Parameters
+    ----------
+    archs : sequence of str
+        ``"sm_87"``, ``"87"`` or ``"8.7"``; empty: for every device present.
+    """
+    return json.loads(_runtime.warm(list(archs)))
+
+
+def self_test(problems: int = 12, seed: int = 0, cpu: bool = True, cuda: bool = True) -> dict[str, Any]:
+    """Run random problems on every backend against a float64 loop.
+
+    Parameters
+    ----------
+    problems : int
+        Number per backend.
+    seed : int
+        0 takes one from the clock; the answer holds it.
+    cpu, cuda : bool
+        Which backends to test.
+    """
+    return json.loads(_runtime.self_test(problems, seed, cpu, cuda))
+
+
+def start_recording(device_times: bool = False) -> None:
+    """Record what the runtime launches, compiles and copies from now on.
+
+    Parameters
+    ----------
+    device_times : bool
+        Time kernels with events, too.
+    """
+    _runtime.start_recording(device_times)
+
+
+def stop_recording() -> dict[str, Any]:
+    """Stop, and return the recording in Chrome's Trace Event format."""
+    return json.loads(_runtime.stop_recording())

@@ -1,0 +1,209 @@
+"""A selective scan over a sequence that arrives in chunks."""
+
+import ctypes
+import hashlib
+from typing import Any
+
+import torch
+
+from ._arguments import LAYOUTS
+from .ops import selective_scan
+
+_STATE_VERSION = 1
+
+
+class StreamingScan:
+    """Scan chunk after chunk; the state goes from one to the next in float32, so nothing is lost at a cut.
+
+    On the CPU the results do not depend, bit for bit, on where the sequence is cut.
+
+    Parameters
+    ----------
+    A : Tensor, (d, n)
+        State decay, any real floating dtype.
+    D : Tensor, (d,), optional
+        Skip connection.
+    delta_bias : Tensor, (d,), optional
+        Added to delta.
+    delta_softplus : bool
+        Apply softplus to delta + delta_bias.
+    device : device, optional
+        Where the chunks will be; that of A when absent.
+    layout : {"bld", "bdl"}
+        Order of the axes of a chunk, as in :func:`mamba_scan.selective_scan`.
+
+    Raises
+    ------
+    ValueError
+        A parameter has the wrong rank, shape or dtype.
+
+    Notes
+    -----
+    No gradients flow through a stream.
+    """
+
+    def __init__(
+        self,
+        A: torch.Tensor,
+        D: torch.Tensor | None = None,
+        *,
+        delta_bias: torch.Tensor | None = None,
+        delta_softplus: bool = False,
+        device: torch.device | str | int | None = None,
+        layout: str = "bld",
+    ) -> None:
+        if layout not in LAYOUTS:
+            raise ValueError(f"StreamingScan: layout is {layout!r}; needs 'bld' (batch, seqlen, dim) or 'bdl'")
+        for name, weight in (("A", A), ("D", D), ("delta_bias", delta_bias)):
+            if weight is None and name != "A":
+                continue
+            if not isinstance(weight, torch.Tensor):
+                raise ValueError(f"StreamingScan: {name} has type {type(weight).__name__}; needs a torch.Tensor")
+            if not weight.dtype.is_floating_point:
+                raise ValueError(f"StreamingScan: {name} has dtype {weight.dtype}; needs a real floating point dtype")
+        if A.ndim != 2 or A.shape[1] < 1:
+            raise ValueError(f"StreamingScan: A has shape {tuple(A.shape)}; needs (dim, dstate)")
+        for name, vector in (("D", D), ("delta_bias", delta_bias)):
+            if vector is not None and tuple(vector.shape) != (A.shape[0],):
+                raise ValueError(
+                    f"StreamingScan: {name} has shape {tuple(vector.shape)}; needs ({A.shape[0]},) = (dim,)"
+                )
+        device = A.device if device is None else torch.device(device)
+        self._A = _parameter(A, device)
+        self._D = None if D is None else _parameter(D, device)
+        self._delta_bias = None if delta_bias is None else _parameter(delta_bias, device)
+        self._delta_softplus = delta_softplus
+        self._layout = layout
+        self._state: torch.Tensor | None = None
+        self._position = 0
+
+    @property
+    def state(self) -> torch.Tensor | None:
+        """State after the last step, (b, d, n) float32; None before the first."""
+        return self._state
+
+    @property
+    def position(self) -> int:
+        """Number of steps scanned so far."""
+        return self._position
+
+    def reset(self) -> None:
+        """Forget the state: the next chunk begins a sequence."""
+        self._state = None
+        self._position = 0
+
+    @torch.no_grad()
+    def step(
+        self,
+        u: torch.Tensor,
+        delta: torch.Tensor,
+        B: torch.Tensor,
+        C: torch.Tensor,
+        z: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Scan the next chunk.
+
+        Parameters
+        ----------
+        u, delta, z : Tensor, (b, l, d)
+            Chunk of any length l, zero included; ``layout="bdl"``: (b, d, l).
+        B, C : Tensor
+            As in :func:`mamba_scan.selective_scan`.
+
+        Returns
+        -------
+        y : Tensor, shape and dtype of u
+
+        Raises
+        ------
+        ValueError
+            As :func:`mamba_scan.selective_scan` does, and when the batch size differs from that of earlier chunks.
+            The state is then what it was.
+        """
+        if self._state is not None and u.ndim == 3 and u.shape[0] != self._state.shape[0]:
+            raise ValueError(
+                f"StreamingScan: u has batch {u.shape[0]}; needs {self._state.shape[0]}, the batch of the stream "
+                "(reset() begins a new one)"
+            )
+        y, self._state = selective_scan(
+            u,
+            delta,
+            self._A,
+            B,
+            C,
+            self._D,
+            z=z,
+            delta_bias=self._delta_bias,
+            delta_softplus=self._delta_softplus,
+            initial_state=self._state,
+            return_final_state=True,
+            layout=self._layout,
+        )
+        self._position += u.shape[1 if self._layout == "bld" else 2]
+        return y
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything another process needs to go on: a copy of the state on the CPU, position, options.
+
+        The weights are not in it, only their fingerprint.
+        """
+        return {
+            "version": _STATE_VERSION,
+            "options": self._options(),
+            "position": self._position,
+            "state": None if self._state is None else self._state.detach().to("cpu", copy=True),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the stream that made ``state_dict`` stood.
+
+        Raises
+        ------
+        ValueError
+            It comes from a stream with other weights, options or shapes; the message says which. Nothing has
+            changed then.
+        """
+        missing = {"version", "options", "position", "state"} - state_dict.keys()
+        if missing:
+            raise ValueError(f"StreamingScan: the state lacks {sorted(missing)}; needs what state_dict() returned")
+        if state_dict["version"] != _STATE_VERSION:
+            raise ValueError(f"StreamingScan: the state has version {state_dict['version']}; needs {_STATE_VERSION}")
+        saved = state_dict["options"]
+        for name, own in self._options().items():
+            if saved.get(name) != own:
+                raise ValueError(f"StreamingScan: the state has {name} = {saved.get(name)!r}; needs {own!r}")
+        state = state_dict["state"]
+        if state is not None:
+            if state.ndim != 3 or tuple(state.shape[1:]) != tuple(self._A.shape):
+                needed = ("batch", *self._A.shape)
+                raise ValueError(f"StreamingScan: the state has shape {tuple(state.shape)}; needs {needed}")
+            state = state.to(self._A.device, torch.float32, copy=True).contiguous()
+        self._state = state
+        self._position = int(state_dict["position"])
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "layout": self._layout,
+            "delta_softplus": self._delta_softplus,
+            "dim": self._A.shape[0],
+            "dstate": self._A.shape[1],
+            "D": self._D is not None,
+            "delta_bias": self._delta_bias is not None,
+            "weights": _fingerprint(self._A, self._D, self._delta_bias),
+        }
+
+
+def _parameter(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a private float32 copy: a later change of the caller's tensor must not change the stream midway."""
+    return tensor.detach().to(device, torch.float32, copy=True).contiguous()
+
+
+def _fingerprint(*weights: torch.Tensor | None) -> str:
+    """SHA-256 of the float32 bytes, so that a state is not resumed with other weights by mistake."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        if weight is not None:
+            weight = weight.cpu()
+            digest.update(ctypes.string_at(weight.data_ptr(), weight.nbytes))
+        digest.update(b"|")
+    return digest.hexdigest()
