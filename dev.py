@@ -66,6 +66,7 @@ SYSTEM_PACKAGES = {
     "windows": ("g++-mingw-w64-x86-64-posix", "wine64", "wine"),
     "jetson": ("g++-aarch64-linux-gnu", "qemu-user-static"),
 }
+SOURCE_FOLDERS = ("kernels", "runtime", "python", "gui", "tests")
 SUITES = ("format", "cpp", "emulator", "variants", "python", "wheel", "windows", "jetson")
 EXTRA_SUITES = ("jetson",)  # only when asked for
 
@@ -299,20 +300,19 @@ def build_package(args: argparse.Namespace, *, tests: bool = False) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- suites
-def tracked(*patterns: str) -> list[str]:
-    """Return the files of these kinds that git knows or would add."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    names = subprocess.check_output(command, text=True, cwd=ROOT).splitlines()
-    return [name for name in names if (ROOT / name).exists()]
+def sources(*suffixes: str) -> list[str]:
+    """Return the project's own files of these kinds, relative to the root."""
+    files = [path for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    return sorted(str(path.relative_to(ROOT)) for path in [*files, *ROOT.glob("*.py")] if path.suffix in suffixes)
 
 
 def format_suite(args: argparse.Namespace) -> list[Suite]:
     """Check that every source is as the formatters would write it."""
-    sources = tracked("*.h", "*.cpp", "*.cu", "*.cuh")
+    native, python = sources(".h", ".cpp", ".cu", ".cuh"), sources(".py")
     checks = {
-        "clang-format": ([tool("clang-format"), "--dry-run", "-Werror", *sources], "clang-format -i the files above"),
-        "ruff-check": ([tool("ruff"), "check", *tracked("*.py")], "ruff check --fix"),
-        "ruff-format": ([tool("ruff"), "format", "--check", *tracked("*.py")], "ruff format"),
+        "clang-format": ([tool("clang-format"), "--dry-run", "-Werror", *native], "clang-format -i the files above"),
+        "ruff-check": ([tool("ruff"), "check", *python], "ruff check --fix"),
+        "ruff-format": ([tool("ruff"), "format", "--check", *python], "ruff format"),
     }
     suite = Suite("format")
     for name, (command, remedy) in checks.items():
