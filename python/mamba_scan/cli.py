@@ -14,7 +14,7 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _flat(value: Any, indent: str = "") -> list[str]:
+def _flat(value: dict[str, Any] | list[Any], indent: str = "") -> list[str]:
     """Lines that show nested dictionaries and lists the way a person reads them."""
     lines = []
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -80,9 +80,8 @@ def _self_test(options: argparse.Namespace) -> int:
             problems = backend["problems"]
             passed = sum(problem["passed"] for problem in problems)
             note = f" ({backend['error']})" if backend.get("error") else ""
-            print(
-                f"{backend['backend']} {backend['name']}: {passed} of {len(problems)} problems within tolerance{note}"
-            )
+            name = f"{backend['backend']} {backend['name']}"
+            print(f"{name}: {passed} of {len(problems)} problems within tolerance{note}")
         print(f"seed {report['seed']}: {'passed' if report['passed'] else 'FAILED'}")
     return 0 if report["passed"] else 1
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ class Figures:
     errors: list[float] = field(default_factory=list)
     state_errors: list[float] = field(default_factory=list)
     checked_steps: int = 0
+    peak_memory_bytes: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,15 +95,16 @@ class _Checker:
         return index in self._chunks
 
     def check(
-        self, index: int, chunk: Chunk, before: torch.Tensor | None, y: torch.Tensor, after: torch.Tensor
+        self, index: int, chunk: Chunk, before: torch.Tensor | None, scan: StreamingScan, y: torch.Tensor
     ) -> None:
+        assert scan.state is not None
         length = chunk.u.shape[1]
         steps = length if index == self._whole else min(length, _CHECKED_STEPS)
         expected, state = self._reference.run(chunk, self._start if before is None else before, steps)
         got = y[0, :steps].index_select(-1, self._channels.to(y.device)).cpu().double()
         self._figures.errors.append(_relative_error(got, expected))
         if steps == length:
-            got = after[0].index_select(0, self._channels.to(after.device)).cpu().double()
+            got = scan.state[0].index_select(0, self._channels.to(y.device)).cpu().double()
             self._figures.state_errors.append(_relative_error(got, state))
         self._figures.checked_steps += steps
 
@@ -124,7 +126,7 @@ def stream(source: ChunkSource, quiet: bool) -> Figures:
             _synchronize(device)
             scanned = time.perf_counter()
             if checker.wants(index):
-                checker.check(index, chunk, before, y, scan.state)
+                checker.check(index, chunk, before, scan, y)
             figures.generate_s += made - begin
             figures.scan_s += scanned - made
             figures.check_s += time.perf_counter() - scanned
@@ -132,10 +134,13 @@ def stream(source: ChunkSource, quiet: bool) -> Figures:
                 figures.first_result_s = scanned - made
             if bar is not None:
                 bar.update(source.steps(index))
+    figures.peak_memory_bytes = (
+        torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
+    )
     return figures
 
 
-def _progress_bar(total: int, quiet: bool) -> Any:
+def _progress_bar(total: int, quiet: bool) -> AbstractContextManager:
     """Return a context manager with update(steps), or with None where no bar is wanted or possible."""
     if quiet:
         return nullcontext()
@@ -178,7 +183,7 @@ def _report(source: ChunkSource, figures: Figures, ceilings: roof.Roof) -> dict[
         "check_s": figures.check_s,
         "first_result_s": figures.first_result_s,
         "tokens_per_s": source.seqlen / figures.scan_s,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else peak_memory_bytes(),
+        "peak_memory_bytes": figures.peak_memory_bytes,
         "peak_memory_of": "GPU, by torch" if on_gpu else "process, torch included",
         "roof_s": floor,
         "multiple_of_roof": figures.scan_s / floor,
@@ -202,7 +207,7 @@ def _print_report(report: dict[str, Any]) -> None:
     print(f"inputs, check  {r['generate_s']:.2f} s to generate, {r['check_s']:.2f} s to check (not in the scan time)")
     print(f"peak memory    {r['peak_memory_bytes'] / 2**20:,.0f} MiB ({r['peak_memory_of']})")
     print(
-        f"roof           {r['roof_s']:.2f} s, so the scan took {r['multiple_of_roof']:.2f} times that "
+        f"roof           {r['roof_s']:.3g} s, so the scan took {r['multiple_of_roof']:.2f} times that "
         f"(copy {r['copy_bytes_per_s'] / 1e9:,.0f} GB/s; {r['exps_per_s'] / 1e9:,.1f} G exps/s, {r['exps_source']})"
     )
     print(
@@ -215,11 +220,8 @@ def _print_report(report: dict[str, Any]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the demo; 0 when the result is right."""
     source = _resolve(options)
-    ceilings = roof.measure(source.device)
-    if source.device.type == "cuda":
-        torch.cuda.empty_cache()  # the buffers of the measurement are not the demo's memory
-        torch.cuda.reset_peak_memory_stats(source.device)
     figures = stream(source, options.quiet or options.json)
+    ceilings = roof.measure(source.device)  # afterwards, so that its buffers are not in the peak memory
     report = _report(source, figures, ceilings)
     if options.json:
         print(json.dumps(report, indent=2))

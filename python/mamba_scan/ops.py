@@ -69,7 +69,7 @@ def _check(tensors: _Tensors, delta_softplus: bool, return_final_state: bool, la
 
 
 def _needs_grad(tensors: _Tensors) -> bool:
-    for tensor in tensors:  # a loop, because any() over a generator costs twice as much
+    for tensor in tensors:  # noqa: SIM110 (any() over a generator costs twice as much)
         if tensor is not None and tensor.requires_grad:
             return True
     return False

@@ -65,9 +65,8 @@ class StreamingScan:
             raise ValueError(f"StreamingScan: A has shape {tuple(A.shape)}; needs (dim, dstate)")
         for name, vector in (("D", D), ("delta_bias", delta_bias)):
             if vector is not None and tuple(vector.shape) != (A.shape[0],):
-                raise ValueError(
-                    f"StreamingScan: {name} has shape {tuple(vector.shape)}; needs ({A.shape[0]},) = (dim,)"
-                )
+                shape, needed = tuple(vector.shape), (A.shape[0],)
+                raise ValueError(f"StreamingScan: {name} has shape {shape}; needs {needed} = (dim,)")
         device = A.device if device is None else torch.device(device)
         self._A = _parameter(A, device)
         self._D = None if D is None else _parameter(D, device)
