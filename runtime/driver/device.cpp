@@ -55,11 +55,11 @@ DeviceReport device_report(const Driver& driver, int ordinal) {
   report.shared_per_block_optin = bytes(A::kMaxSharedMemoryPerBlockOptin);
   report.shared_per_sm = bytes(A::kMaxSharedMemoryPerMultiprocessor);
   report.l2_bytes = bytes(A::kL2CacheSize);
+  report.integrated = read(A::kIntegrated) != 0;
+  report.watchdog = read(A::kKernelExecTimeout) != 0;
   report.clock_khz = tell(A::kClockRate);
   report.memory_clock_khz = tell(A::kMemoryClockRate);
   report.memory_bus_bits = tell(A::kGlobalMemoryBusWidth);
-  report.integrated = read(A::kIntegrated) != 0;
-  report.watchdog = read(A::kKernelExecTimeout) != 0;
   return report;
 }
 

@@ -27,8 +27,8 @@ struct DeviceReport {
   int clock_khz = 0;
   int memory_clock_khz = 0;
   int memory_bus_bits = 0;
-  bool integrated = false;       // shares memory with the CPU (Jetson)
-  bool watchdog = false;         // launches are killed after about 2 s: a display hangs on this GPU
+  bool integrated = false;  // shares memory with the CPU (Jetson)
+  bool watchdog = false;    // launches are killed after about 2 s: a display hangs on this GPU
   std::string pci_bus_id;
 
   int capability() const { return 10 * major + minor; }  // 90 for sm_90

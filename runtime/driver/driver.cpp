@@ -132,8 +132,8 @@ std::unique_ptr<Driver> Driver::load() {
   driver->path_ = library.path();
 
   const Resolver resolver(library);
-  const auto get_version = reinterpret_cast<Result (*)(int*)>(
-      resolver.find("cuDriverGetVersion", "cuDriverGetVersion", 2020));
+  const auto get_version =
+      reinterpret_cast<Result (*)(int*)>(resolver.find("cuDriverGetVersion", "cuDriverGetVersion", 2020));
   if (get_version) get_version(&driver->version_);  // allowed before cuInit
   if (driver->version_ < kMinimumVersion) {
     throw DriverUnavailable(Reason::kTooOld, Result::kNotSupported,
@@ -145,10 +145,10 @@ std::unique_ptr<Driver> Driver::load() {
   enum Need { kRequired, kOptional };
   std::string missing;
   DriverTable& table = driver->table_;
-#define DRIVER_ENTRY(name, symbol, abi, minimum, need, arguments)                                          \
-  if (driver->version_ >= (minimum)) {                                                                     \
-    table.name = reinterpret_cast<decltype(table.name)>(resolver.find(#name, symbol, abi));                \
-  }                                                                                                        \
+#define DRIVER_ENTRY(name, symbol, abi, minimum, need, arguments)                           \
+  if (driver->version_ >= (minimum)) {                                                      \
+    table.name = reinterpret_cast<decltype(table.name)>(resolver.find(#name, symbol, abi)); \
+  }                                                                                         \
   if (!table.name && (need) == kRequired) missing += std::string(missing.empty() ? "" : ", ") + #name;
 #include "driver/driver_table.def"
 #undef DRIVER_ENTRY
@@ -186,8 +186,9 @@ void Driver::fail(Result result, const std::string& action) const {
       break;
     case Result::kIllegalAddress:
     case Result::kLaunchFailed:
-      message += " An earlier kernel of this process may be the culprit, and the process cannot use the GPU any more: "
-                 "restart it; compute-sanitizer names the kernel.";
+      message +=
+          " An earlier kernel of this process may be the culprit, and the process cannot use the GPU any more: "
+          "restart it; compute-sanitizer names the kernel.";
       break;
     default:
       break;

@@ -21,14 +21,21 @@ void Kernel::launch(const LaunchConfig& config, void** arguments) const {
   const DriverTable& api = driver_->api();
   Result result;
   if (api.cuLaunchKernelEx) {
-    const LaunchParameters parameters = {config.grid[0],  config.grid[1],  config.grid[2],
-                                         config.block[0], config.block[1], config.block[2],
-                                         config.dynamic_shared_bytes, config.stream, nullptr, 0};
+    const LaunchParameters parameters = {config.grid[0],
+                                         config.grid[1],
+                                         config.grid[2],
+                                         config.block[0],
+                                         config.block[1],
+                                         config.block[2],
+                                         config.dynamic_shared_bytes,
+                                         config.stream,
+                                         nullptr,
+                                         0};
     result = api.cuLaunchKernelEx(&parameters, function_, arguments, nullptr);
   } else {
-    result = api.cuLaunchKernel(function_, config.grid[0], config.grid[1], config.grid[2], config.block[0],
-                                config.block[1], config.block[2], config.dynamic_shared_bytes, config.stream, arguments,
-                                nullptr);
+    result =
+        api.cuLaunchKernel(function_, config.grid[0], config.grid[1], config.grid[2], config.block[0], config.block[1],
+                           config.block[2], config.dynamic_shared_bytes, config.stream, arguments, nullptr);
   }
   if (result != Result::kSuccess) launch_failed(*driver_, result, config);
 }
@@ -42,8 +49,8 @@ int Kernel::max_active_blocks_per_sm(int block_threads, std::size_t dynamic_shar
 }
 
 void Kernel::allow_dynamic_shared(std::size_t bytes) const {
-  const Result result = driver_->api().cuFuncSetAttribute(
-      function_, FunctionAttribute::kMaxDynamicSharedSizeBytes, static_cast<int>(bytes));
+  const Result result = driver_->api().cuFuncSetAttribute(function_, FunctionAttribute::kMaxDynamicSharedSizeBytes,
+                                                          static_cast<int>(bytes));
   if (result != Result::kSuccess) {
     driver_->fail(result, "Allowing a kernel " + std::to_string(bytes) + " bytes of dynamic shared memory");
   }

@@ -16,7 +16,7 @@ class Stream {
 
   CUstream get() const { return stream_; }
   void synchronize() const;
-  bool idle() const;                     // everything enqueued has run
+  bool idle() const;                        // everything enqueued has run
   void wait_for(const Event& event) const;  // what is enqueued from now on waits, the host does not
 
  private:

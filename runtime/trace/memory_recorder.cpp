@@ -35,18 +35,10 @@ Json row_name(int row, const char* name) {
 }
 
 Json to_event(const KernelLaunch& launch, std::size_t index) {
-  Json args = {{"device", launch.device},
-               {"stream", launch.stream},
-               {"correlation", index},
-               {"grid", launch.grid},
-               {"block", launch.block},
-               {"shared memory", launch.shared_bytes},
-               {"variant", launch.variant},
-               {"shape", launch.shape},
-               {"dtype", launch.dtype},
-               {"bytes", launch.bytes},
-               {"exps", launch.exps},
-               {"repeats", 1}};
+  Json args = {{"device", launch.device},   {"stream", launch.stream}, {"correlation", index},
+               {"grid", launch.grid},       {"block", launch.block},   {"shared memory", launch.shared_bytes},
+               {"variant", launch.variant}, {"shape", launch.shape},   {"dtype", launch.dtype},
+               {"bytes", launch.bytes},     {"exps", launch.exps},     {"repeats", 1}};
   if (launch.registers >= 0) args["registers per thread"] = launch.registers;
   const bool timed = launch.device_duration_us >= 0;
   args["timing_source"] = timed ? "events" : "host";
