@@ -1,0 +1,91 @@
+"""Random problems for the tests, and how close a result must be."""
+
+from __future__ import annotations
+
+import torch
+from reference import selective_scan_reference
+
+# Largest deviation over the largest reference value. y is rounded once to its dtype; the state stays float32.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+STATE_TOLERANCE = 1e-5
+
+
+def make_problem(
+    batch=2,
+    seqlen=33,
+    dim=24,
+    dstate=16,
+    *,
+    groups=None,
+    dtype=torch.float32,
+    layout="bld",
+    device="cpu",
+    seed=0,
+    full=True,
+    constant="",
+):
+    """Arguments of selective_scan as a dictionary.
+
+    groups: None for B and C without a group axis. constant: letters of those that do not vary in time, e.g. "BC".
+    full: with D, z, delta_bias, delta_softplus and an initial state.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    def sequence():
+        return normal(batch, seqlen, dim) if layout == "bld" else normal(batch, dim, seqlen)
+
+    def projection(name):
+        if name in constant:
+            return normal(dim, dstate)
+        if groups is None:
+            shape = (batch, seqlen, dstate) if layout == "bld" else (batch, dstate, seqlen)
+        else:
+            shape = (batch, seqlen, groups, dstate) if layout == "bld" else (batch, groups, dstate, seqlen)
+        return normal(*shape).to(dtype)
+
+    problem = {
+        "u": sequence().to(dtype),
+        "delta": (sequence() * (1.0 if full else 0.0) + (0.0 if full else 0.05)).to(dtype),
+        "A": -torch.exp(normal(dim, dstate)),
+        "B": projection("B"),
+        "C": projection("C"),
+        "layout": layout,
+    }
+    if full:
+        problem |= {
+            "D": normal(dim),
+            "z": sequence().to(dtype),
+            "delta_bias": normal(dim) - 2,
+            "delta_softplus": True,
+            "initial_state": normal(batch, dim, dstate),
+        }
+    return to_device(problem, device)
+
+
+def to_device(problem, device):
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in problem.items()}
+
+
+def relative_error(value, reference):
+    """Largest deviation over the largest reference value; NaN where either has one."""
+    if reference.numel() == 0:
+        return 0.0
+    scale = max(reference.abs().max().item(), 1e-30)
+    return ((value.cpu().double() - reference).abs().max() / scale).item()
+
+
+def assert_matches_reference(problem, y, state=None):
+    """Compare a result with the float64 recurrence."""
+    expected_y, expected_state = selective_scan_reference(**problem)
+    assert tuple(y.shape) == tuple(expected_y.shape)
+    assert y.dtype is problem["u"].dtype
+    error = relative_error(y, expected_y)
+    assert error <= TOLERANCE[y.dtype], f"y: relative error {error}"
+    if state is not None:
+        assert state.dtype is torch.float32
+        assert tuple(state.shape) == tuple(expected_state.shape)
+        error = relative_error(state, expected_state)
+        assert error <= STATE_TOLERANCE, f"state: relative error {error}"

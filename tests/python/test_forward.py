@@ -1,0 +1,148 @@
+"""The result of selective_scan against the float64 recurrence."""
+
+from __future__ import annotations
+
+import mamba_scan
+import pytest
+import torch
+from problems import assert_matches_reference, make_problem
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LAYOUTS = ["bld", "bdl"]
+
+
+def scan(problem):
+    return mamba_scan.selective_scan(**problem, return_final_state=True)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("full", [False, True], ids=["plain", "every_option"])
+def test_matches_float64(device, dtype, layout, full):
+    problem = make_problem(seqlen=130, dim=70, dtype=dtype, layout=layout, full=full, device=device)
+    assert_matches_reference(problem, *scan(problem))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("seqlen", [1, 2, 31, 64, 257])
+@pytest.mark.parametrize(("batch", "dim"), [(1, 1), (3, 7), (1, 129)])
+def test_odd_sizes(device, batch, seqlen, dim, layout):
+    problem = make_problem(batch, seqlen, dim, layout=layout, device=device)
+    assert_matches_reference(problem, *scan(problem))
+
+
+@pytest.mark.parametrize("dstate", [1, 2, 3, 8, 15, 16, 17, 31, 64, 100, 128, 255, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_number_of_states(device, dstate, dtype):
+    problem = make_problem(1, 21, 18, dstate, dtype=dtype, device=device)
+    assert_matches_reference(problem, *scan(problem))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("groups", [1, 2, 3, 24])
+def test_groups(device, groups, layout):
+    problem = make_problem(groups=groups, layout=layout, device=device)
+    assert_matches_reference(problem, *scan(problem))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("constant", ["B", "C", "BC"])
+@pytest.mark.parametrize("groups", [None, 2])
+def test_projections_constant_in_time(device, constant, groups, layout):
+    problem = make_problem(groups=groups, constant=constant, layout=layout, dtype=torch.float16, device=device)
+    assert_matches_reference(problem, *scan(problem))
+
+
+def test_one_projection_without_groups_serves_every_group(device):
+    problem = make_problem(groups=3, device=device)
+    problem["C"] = problem["C"][:, :, 0]
+    assert_matches_reference(problem, *scan(problem))
+
+
+@pytest.mark.parametrize("option", ["D", "z", "delta_bias", "delta_softplus", "initial_state"])
+def test_each_option_alone(device, option):
+    everything = make_problem(device=device)
+    everything["delta_bias"] = everything["delta_bias"].abs()  # without softplus a negative step would explode
+    problem = make_problem(full=False, device=device) | {option: everything[option]}
+    assert_matches_reference(problem, *scan(problem))
+
+
+@pytest.mark.parametrize("weight_dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_weights_of_any_floating_dtype(device, weight_dtype):
+    problem = make_problem(constant="C", dtype=torch.bfloat16, device=device)
+    for name in ("A", "C", "D", "delta_bias", "initial_state"):
+        problem[name] = problem[name].to(weight_dtype)
+    # Computed in float32: what float64 weights have beyond it is not used.
+    rounded = {
+        k: v.float() if isinstance(v, torch.Tensor) and k not in "u delta B z" else v for k, v in problem.items()
+    }
+    assert_matches_reference(rounded, *scan(problem))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("batch", "seqlen", "dim"), [(0, 5, 4), (2, 0, 4), (2, 5, 0), (0, 0, 0)])
+def test_empty_sizes(device, batch, seqlen, dim, layout):
+    problem = make_problem(batch, seqlen, dim, layout=layout, device=device)
+    y, state = scan(problem)
+    assert y.shape == problem["u"].shape
+    torch.testing.assert_close(state, problem["initial_state"], rtol=0, atol=0)
+    del problem["initial_state"]
+    assert not scan(problem)[1].any()
+
+
+def test_the_state_carries_a_sequence_on(device):
+    problem = make_problem(seqlen=50, device=device)
+    whole, final = scan(problem)
+    timed = {"u", "delta", "B", "C", "z"}
+    first = {k: v[:, :17] if k in timed else v for k, v in problem.items()}
+    y1, middle = scan(first)
+    second = {k: v[:, 17:] if k in timed else v for k, v in problem.items()} | {"initial_state": middle}
+    y2, last = scan(second)
+    torch.testing.assert_close(torch.cat([y1, y2], 1), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(last, final, rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_stay_as_they_were(device):
+    problem = make_problem(device=device)
+    copies = {k: v.clone() for k, v in problem.items() if isinstance(v, torch.Tensor)}
+    scan(problem)
+    for name, copy in copies.items():
+        assert torch.equal(problem[name], copy), name
+
+
+def test_same_call_gives_the_same_bits(device):
+    problem = make_problem(4, 300, 64, device=device)
+    first = scan(problem)
+    for _ in range(3):
+        again = scan(problem)
+        assert torch.equal(first[0], again[0])
+        assert torch.equal(first[1], again[1])
+
+
+def test_every_element_of_the_outputs_is_written(device):
+    """The outputs reuse memory that held NaN just before."""
+    problem = make_problem(2, 37, 24, full=False, device=device)
+    for _ in range(5):
+        poison = [torch.full_like(problem["u"], float("nan")) for _ in range(3)]
+        poison += [torch.full((2, 24, 16), float("nan"), device=device) for _ in range(3)]
+        del poison
+        y, state = scan(problem)
+        assert not y.isnan().any()
+        assert not state.isnan().any()
+
+
+def test_returns_only_y_unless_the_state_is_asked_for(device):
+    problem = make_problem(device=device)
+    assert torch.equal(mamba_scan.selective_scan(**problem), scan(problem)[0])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_value_stays_in_its_channel(device, bad):
+    problem = make_problem(full=False, device=device)
+    clean, _ = scan(problem)
+    problem["u"][0, 5, 3] = bad
+    y, _ = scan(problem)
+    spoilt = torch.zeros_like(y, dtype=torch.bool)
+    spoilt[0, 5:, 3] = True
+    assert not y[spoilt].isfinite().any()
+    assert torch.equal(y[~spoilt], clean[~spoilt])
