@@ -24,8 +24,9 @@ struct LoadedKernel {
   BinaryInfo info;
 };
 
-// Thread safe. One entry per (variant, device), made once while other variants proceed. A failed build is
-// remembered and thrown again. References stay valid for the life of the library.
+// Thread safe. One entry per (variant, device), made once while other variants proceed. A failure is remembered and
+// thrown again, except a full GPU memory, which may have room later. References stay valid for the life of the library.
+// A recorder hears of a kernel found in memory once, not at every call.
 class KernelLibrary {
  public:
   KernelLibrary(const driver::Driver& driver, Builder& builder);

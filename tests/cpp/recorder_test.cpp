@@ -129,7 +129,9 @@ TEST(MemoryRecorder, ReportsFromManyThreadsAllArrive) {
         launch.device = t;
         launch.stream = static_cast<std::uintptr_t>(i);
         recorder.kernel_launch(launch);
-        if (i % 250 == 0) EXPECT_TRUE(Json::accept(recorder.to_json()));
+        if (i % 250 == 0) {
+          EXPECT_TRUE(Json::accept(recorder.to_json()));
+        }
       }
     });
   }
