@@ -157,11 +157,13 @@ def _resolve(options: argparse.Namespace) -> ChunkSource:
     if on_gpu and not torch.cuda.is_available():
         raise ValueError(f"demo: --device is {device}, but this torch sees no GPU; needs cpu or a CUDA build of torch")
     dtype = DTYPES[options.dtype or ("float16" if on_gpu else "float32")]
-    chunk = options.chunk or (65536 if on_gpu else 8192)
+    chunk = (65536 if on_gpu else 8192) if options.chunk is None else options.chunk
     for name, value in (("seqlen", options.seqlen), ("chunk", chunk), ("dim", options.dim)):
         if value is not None and value < 1:
             raise ValueError(f"demo: --{name} is {value}; needs at least 1")
-    dim = options.dim or (2048 if on_gpu else choose_cpu_dim(chunk, dtype))
+    dim = options.dim
+    if dim is None:
+        dim = 2048 if on_gpu else choose_cpu_dim(chunk, dtype)
     return ChunkSource(options.seqlen, dim, DSTATE, min(chunk, options.seqlen), dtype, device)
 
 

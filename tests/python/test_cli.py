@@ -1,0 +1,167 @@
+"""The commands of python -m mamba_scan, the demo and what is installed with the package."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mamba_scan
+import pytest
+import torch
+from mamba_scan import cli, control, demo, demo_data
+
+PACKAGE = Path(mamba_scan.__file__).parent
+
+
+def run(capsys, *arguments):
+    status = cli.main(arguments)
+    return status, capsys.readouterr()
+
+
+def test_version_is_one():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mamba_scan.__version__)
+    assert control.doctor()["package_version"] == mamba_scan.__version__
+
+
+def test_the_package_is_complete():
+    assert (PACKAGE / "py.typed").is_file()
+    assert "MS_" in (PACKAGE / "kernels" / "selective_scan" / "forward.cu").read_text(encoding="utf-8")
+    assert (PACKAGE / "kernels" / "selective_scan" / "problem.h").is_file()
+
+
+def test_as_a_module_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "mamba_scan", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == mamba_scan.__version__
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["cache"], ["cache", "burn"]])
+def test_a_wrong_command_line_exits_with_two(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_doctor_as_json(capsys):
+    status, output = run(capsys, "doctor", "--json")
+    report = json.loads(output.out)
+    assert status == 0
+    assert report["self_test"]["passed"] is True
+    assert report["torch"]["version"] == torch.__version__
+    assert {"driver", "devices", "nvrtc", "cache", "warnings", "remedies"} <= report.keys()
+
+
+def test_doctor_as_text(capsys):
+    status, output = run(capsys, "doctor")
+    assert status == 0
+    assert f"package_version: {mamba_scan.__version__}" in output.out
+    assert "nvrtc:" in output.out
+
+
+def test_nvrtc_of_the_python_environment_is_found():
+    if not any((Path(torch.__file__).parent.parent / "nvidia").rglob("*nvrtc*")):
+        pytest.skip("no NVRTC among the packages of this Python")
+    assert control.doctor()["nvrtc"]["found"] is True
+
+
+def test_cache_commands(capsys):
+    status, output = run(capsys, "cache", "list", "--json")
+    listing = json.loads(output.out)
+    assert status == 0
+    assert len(listing["entries"]) == control.doctor()["cache"]["entries"]
+    assert run(capsys, "cache", "verify")[0] == 0
+    status, output = run(capsys, "cache", "clear", "--json")
+    assert status == 0
+    assert json.loads(output.out)["removed"] == len(listing["entries"])
+    assert json.loads(run(capsys, "cache", "list", "--json")[1].out)["entries"] == []
+
+
+def test_warm_refuses_an_unknown_architecture(capsys):
+    status, output = run(capsys, "warm", "--arch", "sm_nonsense")
+    assert status == 1
+    assert "sm_nonsense" in output.err
+
+
+def test_self_test(capsys):
+    status, output = run(capsys, "selftest", "--problems", "3", "--seed", "7", "--json")
+    report = json.loads(output.out)
+    assert status == 0
+    assert report["seed"] == 7
+    assert any(backend["backend"] == "cpu" and len(backend["problems"]) == 3 for backend in report["backends"])
+    status, output = run(capsys, "selftest", "--problems", "2", "--seed", "7")
+    assert "seed 7: passed" in output.out
+
+
+def test_recording():
+    with pytest.raises(control.RuntimeFailure, match="record"):
+        control.stop_recording()
+    control.start_recording()
+    assert isinstance(control.stop_recording()["traceEvents"], list)
+
+
+def demo_report(capsys, device, *arguments):
+    options = ("--seqlen", "3000", "--dim", "40", "--chunk", "512", "--device", device, "--json")
+    status, output = run(capsys, "demo", *options, *arguments)
+    return status, json.loads(output.out)
+
+
+@pytest.mark.parametrize("dtype", list(demo.DTYPES))
+def test_demo_checks_its_result(capsys, device, dtype):
+    status, report = demo_report(capsys, device, "--dtype", dtype)
+    assert status == 0
+    assert report["passed"] is True
+    assert 0 < report["relative_error"] < report["tolerance"]
+    assert report["tokens_per_s"] == pytest.approx(3000 / report["scan_s"])
+    assert report["multiple_of_roof"] == pytest.approx(report["scan_s"] / report["roof_s"])
+    assert report["peak_memory_bytes"] > 0
+    assert report["checked_steps"] >= 512
+
+
+def test_demo_fails_when_the_scan_is_wrong(capsys, monkeypatch):
+    """A check that cannot fail would be no check."""
+    honest = demo.StreamingScan.step
+
+    def wrong(self, u, delta, B, C, z=None):
+        y = honest(self, u, delta, B, C, z)
+        self._state *= 1.001
+        return y
+
+    monkeypatch.setattr(demo.StreamingScan, "step", wrong)
+    status, report = demo_report(capsys, "cpu", "--dtype", "float32")
+    assert status == 1
+    assert report["passed"] is False
+
+
+def test_demo_text(capsys):
+    options = ("--seqlen", "600", "--dim", "16", "--chunk", "512", "--device", "cpu", "--quiet")
+    status, output = run(capsys, "demo", *options)
+    assert status == 0
+    assert "600 steps x 16 channels" in output.out
+    assert re.search(r"roof +\S+ s, so the scan took \S+ times that", output.out)
+    assert output.out.rstrip().endswith("good")
+
+
+def test_demo_chooses_a_dim_for_this_cpu():
+    dim = demo.choose_cpu_dim(512, torch.float32)
+    assert 16 <= dim <= 2048
+    assert dim % 16 == 0
+
+
+@pytest.mark.parametrize(("option", "value"), [("--dim", "0"), ("--seqlen", "-5"), ("--chunk", "0")])
+def test_demo_refuses_bad_sizes(capsys, option, value):
+    status, output = run(capsys, "demo", "--device", "cpu", "--dim", "16", "--seqlen", "10", option, value)
+    assert status == 1
+    assert f"demo: {option} is {value}; needs at least 1" in output.err
+
+
+def test_demo_inputs_are_made_anew_the_same():
+    make = lambda: demo_data.ChunkSource(100, 8, 4, 32, torch.float32, torch.device("cpu"))  # noqa: E731
+    first, second = make(), make()
+    assert [first.steps(index) for index in range(len(first))] == [32, 32, 32, 4]
+    for index in (3, 0):
+        assert torch.equal(first.make(index).u, second.make(index).u)
+    assert not torch.equal(first.make(0).u, first.make(1).u)

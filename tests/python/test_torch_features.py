@@ -1,0 +1,168 @@
+"""The operator inside the rest of torch: autocast, compile, fake tensors, autograd, streams."""
+
+from __future__ import annotations
+
+import threading
+
+import mamba_scan
+import pytest
+import torch
+from problems import assert_matches_reference, make_problem
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+OPERATOR_ORDER = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+OPERATOR_TESTS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+def operator_arguments(problem, return_final_state):
+    tensors = (problem.get(name) for name in OPERATOR_ORDER)
+    return *tensors, problem.get("delta_softplus", False), problem["layout"] == "bdl", return_final_state
+
+
+@pytest.mark.parametrize("return_final_state", [False, True])
+@pytest.mark.parametrize("layout", ["bld", "bdl"])
+@pytest.mark.parametrize("full", [False, True])
+def test_opcheck(device, layout, full, return_final_state):
+    problem = make_problem(2, 9, 8, 4, groups=2, layout=layout, full=full, device=device)
+    arguments = operator_arguments(problem, return_final_state)
+    torch.library.opcheck(torch.ops.mamba_scan.selective_scan_forward, arguments, test_utils=OPERATOR_TESTS)
+
+
+def test_opcheck_with_transposed_input(device):
+    problem = make_problem(2, 9, 8, 4, device=device)
+    problem["u"] = problem["u"].transpose(1, 2).contiguous().transpose(1, 2)
+    arguments = operator_arguments(problem, True)
+    torch.library.opcheck(torch.ops.mamba_scan.selective_scan_forward, arguments, test_utils=OPERATOR_TESTS)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_as_one_graph(device, dynamic):
+    torch._dynamo.reset()
+
+    def model(u, delta, A, B, C, D):
+        y, state = mamba_scan.selective_scan(
+            u * 2, delta.exp(), A, B, C, D, delta_softplus=True, return_final_state=True
+        )
+        return y + 1, state
+
+    names = ("u", "delta", "A", "B", "C", "D")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for seqlen in (9, 14):
+        problem = make_problem(2, seqlen, 8, 4, device=device)
+        problem["A"] = problem["A"].half()
+        arguments = [problem[name] for name in names]
+        for got, expected in zip(compiled(*arguments), model(*arguments), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_fake_tensors_have_the_shapes_of_real_ones(device):
+    problem = make_problem(2, 9, 8, 4, layout="bdl", dtype=torch.bfloat16, device=device)
+    real = mamba_scan.selective_scan(**problem, return_final_state=True)
+    with FakeTensorMode() as mode:
+        faked = {k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in problem.items()}
+        fake = mamba_scan.selective_scan(**faked, return_final_state=True)
+        with pytest.raises(ValueError, match="delta has shape"):
+            mamba_scan.selective_scan(**faked | {"delta": faked["delta"][:1]})
+    for got, expected in zip(fake, real, strict=True):
+        assert (got.shape, got.stride(), got.dtype) == (expected.shape, expected.stride(), expected.dtype)
+        assert got.device == expected.device
+
+
+def test_meta_tensors():
+    problem = make_problem(2, 9, 8, 4, device="meta")
+    y, state = mamba_scan.selective_scan(**problem, return_final_state=True)
+    assert y.shape == (2, 9, 8)
+    assert state.shape == (2, 8, 4)
+    assert y.is_meta
+
+
+def test_autocast_runs_in_the_dtype_of_u(device):
+    problem = make_problem(device=device)
+    problem["u"] = problem["u"].bfloat16()
+    with pytest.raises(ValueError, match="delta has dtype float32; needs bfloat16, the dtype of u"):
+        mamba_scan.selective_scan(**problem)
+    with torch.autocast(device, torch.bfloat16):
+        y, state = mamba_scan.selective_scan(**problem, return_final_state=True)
+    cast = {k: problem[k].bfloat16() for k in ("delta", "B", "C", "z")}
+    assert_matches_reference(problem | cast, y, state)
+
+
+def test_autocast_of_another_device_changes_nothing(cuda):
+    problem = make_problem()
+    problem["u"] = problem["u"].bfloat16()
+    with torch.autocast(cuda), pytest.raises(ValueError, match="delta has dtype float32"):
+        mamba_scan.selective_scan(**problem)
+
+
+@pytest.mark.parametrize("name", OPERATOR_ORDER)
+def test_forward_works_where_gradients_are_recorded_and_backward_says_it_is_missing(device, name):
+    problem = make_problem(device=device)
+    expected = mamba_scan.selective_scan(**problem)
+    problem[name] = problem[name].requires_grad_()
+    y = mamba_scan.selective_scan(**problem)
+    assert y.requires_grad
+    assert torch.equal(y, expected)
+    with pytest.raises(NotImplementedError, match="no backward pass in this version"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_nothing_is_recorded(device, mode):
+    problem = make_problem(device=device)
+    problem["A"].requires_grad_()
+    with mode():
+        y = mamba_scan.selective_scan(**problem)
+    assert not y.requires_grad
+    assert_matches_reference(problem, y.clone())
+
+
+def test_calls_from_several_threads(device):
+    problems = [make_problem(2, 64, 32, seed=seed, device=device) for seed in range(4)]
+    expected = [mamba_scan.selective_scan(**problem) for problem in problems]
+    wrong = []
+
+    def work(index):
+        for _ in range(10):
+            if not torch.equal(mamba_scan.selective_scan(**problems[index]), expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(problems))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_stream_of_the_callers(cuda):
+    """The scan waits for what its stream has queued, and for nothing else."""
+    problem = make_problem(4, 512, 256, device=cuda)
+    expected = mamba_scan.selective_scan(**problem)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # long enough that a scan on another stream would read u too early
+        u = problem["u"] * 1.0
+        y = mamba_scan.selective_scan(**problem | {"u": u})
+    stream.synchronize()
+    assert torch.equal(y, expected)
+
+
+def test_capture_in_a_cuda_graph(cuda):
+    problem = make_problem(2, 128, 64, device=cuda)
+    expected = mamba_scan.selective_scan(**problem)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = mamba_scan.selective_scan(**problem)
+    y.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, expected)
+
+
+def test_the_second_gpu(cuda):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU only")
+    problem = make_problem(device="cuda:1")
+    assert_matches_reference(problem, *mamba_scan.selective_scan(**problem, return_final_state=True))
