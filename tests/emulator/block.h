@@ -1,0 +1,105 @@
+// One block of threads, run thread by thread: every thread is a fiber that runs until it must wait for others.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "access_checker.h"
+#include "fiber.h"
+#include "kernel_calls.h"
+#include "kernel_image.h"
+#include "launch.h"
+
+namespace emulator {
+
+// Where in the kernel text a thread stands.
+struct Place {
+  const char* file = "";
+  int line = 0;
+  bool operator==(const Place& other) const;
+  std::string text() const;  // "forward.cu:120"
+};
+
+// A call in which the lanes of a warp named by `mask` take part together.
+struct CollectiveCall {
+  Collective operation;
+  unsigned mask;
+  std::uint64_t value;  // the lane's contribution, as bits
+  unsigned argument;    // source lane, delta or lane mask of a shuffle
+  unsigned width;       // of a shuffle's segments
+  Place place;
+};
+
+class Block {
+ public:
+  Block(const KernelImage& kernel, const Launch& launch, Dim3 index, void** arguments, char* dynamic_shared,
+        std::vector<std::unique_ptr<Fiber>>& fibers, AccessChecker& checker);
+
+  // Returns when every thread has left the kernel. Throws EmulationError.
+  void run();
+
+  // The block that is running on this thread of the host; null outside a launch.
+  static Block* current();
+
+  // Called by the running thread of the kernel.
+  Dim3 thread_index() const;
+  Dim3 block_index() const { return index_; }
+  Dim3 block_dim() const { return launch_.block; }
+  Dim3 grid_dim() const { return launch_.grid; }
+  char* dynamic_shared() const { return dynamic_shared_; }
+  // All `count` arrivals (0: the whole block) release the waiting threads; returns how many of them had a true
+  // predicate. A thread with wait = false only arrives.
+  unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, Place place);
+  std::uint64_t collective(const CollectiveCall& call);
+  void access(const void* address, std::size_t bytes, AccessKind kind, const void* code);
+  void yield();  // lets the others run: in loops that wait for a value in memory
+  [[noreturn]] void fail(const std::string& what);
+
+ private:
+  enum class State { kReady, kAtBarrier, kInCollective, kLeft };
+  struct Thread {
+    State state = State::kReady;
+    bool yielded = false;
+    unsigned barrier_id = 0;
+    Place place;
+    CollectiveCall call{};
+    std::uint64_t result = 0;
+  };
+  struct Barrier {
+    unsigned expected = 0;
+    unsigned arrived = 0;
+    unsigned predicates = 0;
+    Place place;
+    unsigned first = 0;
+    std::vector<unsigned> arrivals, waiting;
+  };
+
+  static void thread_body(void* block);
+  void shuffle_order(std::vector<unsigned>& order);
+  void complete_barrier(Barrier& barrier);
+  bool collective_is_complete(unsigned warp, const CollectiveCall& call) const;
+  void complete_collective(unsigned warp, const CollectiveCall& call);
+  unsigned source_lane(const CollectiveCall& call, unsigned lane) const;
+  std::uint64_t reduce(unsigned warp, const CollectiveCall& call, unsigned lane) const;
+  std::string describe(unsigned thread) const;
+  std::string describe_all() const;
+
+  const KernelImage& kernel_;
+  const Launch& launch_;
+  Dim3 index_;
+  void** arguments_;
+  char* dynamic_shared_;
+  std::vector<std::unique_ptr<Fiber>>& fibers_;  // at least one per thread
+  AccessChecker& checker_;
+  std::vector<Thread> threads_;
+  Barrier barriers_[16];
+  unsigned running_ = 0;
+  std::optional<std::string> failure_;
+  std::mt19937 random_;
+};
+
+}  // namespace emulator

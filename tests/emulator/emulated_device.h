@@ -1,0 +1,93 @@
+// kernels/common/device.cuh for a CPU: the same functions, without PTX. Included inside the namespace of an emulated
+// kernel, so it includes nothing itself; cuda_language.h came before.
+#pragma once
+
+// Dynamic shared memory. On a GPU: extern __shared__ TYPE NAME[];
+#define MS_DYNAMIC_SHARED(TYPE, NAME) TYPE* NAME = reinterpret_cast<TYPE*>(::emulator::dynamic_shared())
+
+namespace mamba_scan::device {
+
+struct Float16 {
+  unsigned short bits;
+};
+struct BFloat16 {
+  unsigned short bits;
+};
+
+inline float exp2_fast(float x) { return ::emulator::flush(::exp2f(::emulator::flush(x))); }
+inline float log2_fast(float x) { return ::emulator::flush(::log2f(::emulator::flush(x))); }
+inline float reciprocal_fast(float x) { return ::emulator::flush(1.0f / ::emulator::flush(x)); }
+
+inline float to_float(float x) { return x; }
+
+inline float to_float(Float16 x) {
+  const unsigned sign = (x.bits & 0x8000u) << 16, exponent = x.bits >> 10 & 0x1fu, mantissa = x.bits & 0x3ffu;
+  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
+    const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const unsigned wide = exponent == 0x1fu ? 0xffu : exponent + 112u;
+  return __uint_as_float(sign | wide << 23 | mantissa << 13);
+}
+
+inline float to_float(BFloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+
+inline void from_float(float x, float& out) { out = x; }
+
+inline void from_float(float x, Float16& out) {
+  const unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  unsigned half;
+  if (magnitude > 0x7f800000u) {  // NaN
+    out.bits = 0x7fffu;
+    return;
+  }
+  if (magnitude >= 0x477ff000u) {  // 65520 and above round to infinity
+    half = 0x7c00u;
+  } else if (magnitude < 0x38800000u) {  // below 2^-14: a subnormal, in units of 2^-24; adding 0.5 rounds to even
+    half = __float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  }
+  out.bits = static_cast<unsigned short>(sign | half);
+}
+
+inline void from_float(float x, BFloat16& out) {
+  const unsigned bits = __float_as_uint(x);
+  const unsigned rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  out.bits = static_cast<unsigned short>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : rounded);
+}
+
+template <int BYTES>
+struct Bits;
+template <>
+struct Bits<16> {
+  using Type = uint4;
+};
+template <>
+struct Bits<8> {
+  using Type = uint2;
+};
+template <>
+struct Bits<4> {
+  using Type = unsigned;
+};
+template <>
+struct Bits<2> {
+  using Type = unsigned short;
+};
+
+template <int BYTES>
+inline void load_global(const void* from, void* to) {
+  using Type = typename Bits<BYTES>::Type;
+  ::emulator::require_aligned(from, BYTES);
+  *static_cast<Type*>(to) = *static_cast<const Type*>(from);
+}
+
+template <int BYTES>
+inline void store_global(void* to, const void* from) {
+  using Type = typename Bits<BYTES>::Type;
+  ::emulator::require_aligned(to, BYTES);
+  *static_cast<Type*>(to) = *static_cast<const Type*>(from);
+}
+
+}  // namespace mamba_scan::device

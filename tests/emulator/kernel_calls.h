@@ -1,0 +1,42 @@
+// What emulated kernel code calls in the emulator. Implemented apart from the kernels, whose code is instrumented.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "launch.h"
+
+namespace emulator {
+
+enum class Collective {
+  kShuffle,
+  kShuffleUp,
+  kShuffleDown,
+  kShuffleXor,
+  kBallot,
+  kAny,
+  kAll,
+  kMatchAny,
+  kSyncWarp,
+  kReduceAdd,
+  kReduceMin,
+  kReduceMax,
+};
+
+Dim3 thread_index();
+Dim3 block_index();
+Dim3 block_dim();
+Dim3 grid_dim();
+char* dynamic_shared();
+
+// `count` 0: the whole block. Returns how many predicates were true.
+unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, const char* file, int line);
+std::uint64_t collective(Collective operation, unsigned mask, std::uint64_t value, unsigned argument, unsigned width,
+                         const char* file, int line);
+// To be called before an atomic operation; other threads get their turn first, so that waiting loops end.
+void atomic_access(const void* address, std::size_t bytes);
+void yield();
+[[noreturn]] void fail(const char* what);
+void require_aligned(const void* address, std::size_t bytes);
+
+}  // namespace emulator

@@ -1,0 +1,32 @@
+// How a test runs a kernel on the host.
+#pragma once
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+
+namespace emulator {
+
+struct Dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  std::size_t volume() const { return std::size_t{x} * y * z; }
+};
+
+// In which order the threads of a block, and the blocks, get their turn. A correct kernel does not care.
+enum class Order { kForward, kReverse, kShuffled };
+
+struct Launch {
+  Dim3 grid;
+  Dim3 block;
+  std::size_t dynamic_shared_bytes = 0;
+  Order order = Order::kForward;
+  unsigned seed = 1;  // of kShuffled
+};
+
+// The kernel did what a GPU would not forgive; the message says which threads did it and where.
+class EmulationError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace emulator

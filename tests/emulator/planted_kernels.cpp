@@ -1,0 +1,277 @@
+#include "planted_kernels.h"
+
+#define EMULATED_SHARED_SECTION "emulated_shared_planted"
+#define MAMBA_SCAN_EMULATOR 1
+#include "kernel_invoke.h"
+
+// Written as for NVRTC.
+namespace planted {
+
+#include "common/device.cuh"
+
+__global__ void block_sum(const float* in, float* out) {
+  __shared__ float sum[256];
+  const int t = static_cast<int>(threadIdx.x);
+  sum[t] = in[blockIdx.x * blockDim.x + t];
+  __syncthreads();
+  for (int half = static_cast<int>(blockDim.x) / 2; half > 0; half /= 2) {
+    if (t < half) sum[t] += sum[t + half];
+    __syncthreads();
+  }
+  if (t == 0) out[blockIdx.x] = sum[0];
+}
+
+__global__ void transpose(const float* in, float* out, int rows, int columns) {
+  __shared__ float tile[16][17];
+  const int x = threadIdx.x, y = threadIdx.y;
+  const int column = blockIdx.x * 16 + x, row = blockIdx.y * 16 + y;
+  if (row < rows && column < columns) tile[y][x] = in[row * columns + column];
+  __syncthreads();
+  const int to_row = blockIdx.x * 16 + y, to_column = blockIdx.y * 16 + x;
+  if (to_row < columns && to_column < rows) out[to_row * rows + to_column] = tile[x][y];
+}
+
+__global__ void warp_sums(const double* in, double* out) {
+  double sum = in[threadIdx.x];
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  if (threadIdx.x % 32 == 0) out[threadIdx.x / 32] = sum;
+}
+
+__global__ void shuffles(int* out) {
+  const int lane = threadIdx.x;
+  out[lane] = __shfl_sync(0xffffffffu, lane, 5);
+  out[32 + lane] = __shfl_up_sync(0xffffffffu, lane, 3, 8);
+  out[64 + lane] = __shfl_down_sync(0xffffffffu, lane, 3, 8);
+  out[96 + lane] = __shfl_xor_sync(0xffffffffu, lane, 9, 8);
+  if (lane % 2 == 0) out[128 + lane] = __shfl_sync(0x55555555u, lane, 30);
+  if (lane % 2 == 1) out[128 + lane] = __shfl_sync(0xaaaaaaaau, lane, 31);
+}
+
+__global__ void votes(unsigned* out) {
+  const unsigned lane = threadIdx.x;
+  if (lane >= 24) return;
+  const unsigned mask = 0x00ffffffu;
+  const unsigned ballot = __ballot_sync(mask, lane % 3 == 0);
+  const int any = __any_sync(mask, lane == 23), none = __any_sync(mask, lane == 24);
+  const int all = __all_sync(mask, lane < 24), not_all = __all_sync(mask, lane > 0);
+  const unsigned match = __match_any_sync(mask, lane / 8), sum = __reduce_add_sync(mask, lane);
+  if (lane != 9) return;
+  out[0] = ballot, out[1] = any, out[2] = none, out[3] = all, out[4] = not_all, out[5] = match, out[6] = sum;
+}
+
+__global__ void histogram(const int* in, int* counts, float* total, unsigned long long* first) {
+  atomicAdd(&counts[in[blockIdx.x * blockDim.x + threadIdx.x]], 1);
+  atomicAdd(total, 0.5f);
+  atomicCAS(first, ~0ull, 7ull);
+}
+
+__global__ void dynamic_reverse(int* data) {
+  MS_DYNAMIC_SHARED(int, copy);
+  copy[threadIdx.x] = data[threadIdx.x];
+  __syncthreads();
+  data[threadIdx.x] = copy[blockDim.x - 1 - threadIdx.x];
+}
+
+// Warp 0 fills, warps 1 and 2 drain; warp 3 has no part in it.
+__global__ void named_barriers(int* out) {
+  __shared__ int slot[32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  for (int round = 0; round < 3; ++round) {
+    if (warp == 0) {
+      slot[lane] = 100 * round + lane;
+      ::emulator::barrier(1, 96, false, false, "full", 1);
+      ::emulator::barrier(2, 96, true, false, "empty", 2);
+    } else if (warp < 3) {
+      ::emulator::barrier(1, 96, true, false, "full", 3);
+      out[(warp - 1) * 96 + round * 32 + lane] = slot[31 - lane];
+      ::emulator::barrier(2, 96, false, false, "empty", 4);
+    }
+  }
+}
+
+__global__ void wait_for_flag(int* flag, int* out) {
+  if (threadIdx.x == 0) {
+    while (atomicAdd(flag, 0) == 0) {
+    }
+    out[0] = 1;
+  }
+  if (threadIdx.x == 33) atomicExch(flag, 1);
+}
+
+__global__ void indices(int* out) {
+  const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const int thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  out[block * static_cast<int>(blockDim.x * blockDim.y * blockDim.z) + thread] = block * 1000 + thread;
+}
+
+// Every 16-bit pattern to fp32, and fp32 patterns to both 16-bit types.
+__global__ void convert(const unsigned short* bits, float* from_half, float* from_bfloat, const float* values,
+                        unsigned short* to_half, unsigned short* to_bfloat) {
+  using namespace mamba_scan::device;
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  from_half[i] = to_float(Float16{bits[i]});
+  from_bfloat[i] = to_float(BFloat16{bits[i]});
+  Float16 half;
+  BFloat16 bfloat;
+  from_float(values[i], half);
+  from_float(values[i], bfloat);
+  to_half[i] = half.bits;
+  to_bfloat[i] = bfloat.bits;
+}
+
+__global__ void reads_poison(float* out) {
+  __shared__ float never_written[64];
+  out[threadIdx.x] = never_written[threadIdx.x];
+}
+
+// The double buffer of a tiled kernel: one barrier per tile is enough.
+__global__ void pipeline(const int* in, int* out, int tiles) {
+  __shared__ int buffer[2][64];
+  const int t = threadIdx.x;
+  for (int tile = 0; tile < tiles; ++tile) {
+    buffer[tile % 2][t] = in[tile * 64 + t];
+    __syncthreads();
+    out[tile * 64 + t] = buffer[tile % 2][63 - t];
+  }
+}
+
+__global__ void missing_barrier(float* out) {
+  __shared__ float shared[64];
+  shared[threadIdx.x] = static_cast<float>(threadIdx.x);
+  // __syncthreads() belongs here
+  out[threadIdx.x] = shared[63 - threadIdx.x];
+}
+
+__global__ void missing_warp_barrier(int* out) {
+  __shared__ int shared[32];
+  shared[threadIdx.x] = static_cast<int>(threadIdx.x);
+  const int all = __shfl_sync(0xffffffffu, 1, 0);  // brings the lanes together but orders no memory
+  out[threadIdx.x] = all + shared[threadIdx.x ^ 1u];
+}
+
+__global__ void blocks_race(int* out) {
+  if (threadIdx.x == 0) out[0] = static_cast<int>(blockIdx.x);
+}
+
+__global__ void atomic_and_plain(int* out) {
+  if (threadIdx.x == 0) out[0] = 0;
+  atomicAdd(out, 1);
+}
+
+__global__ void leaves_before_barrier(int* out) {
+  if (threadIdx.x == 7) return;
+  __syncthreads();
+  out[threadIdx.x] = 1;
+}
+
+__global__ void two_barriers(int* out) {
+  if (threadIdx.x < 32) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  out[threadIdx.x] = 1;
+}
+
+__global__ void barrier_counts(int*) { ::emulator::barrier(3, threadIdx.x < 32 ? 64 : 96, true, false, "count", 1); }
+
+__global__ void lane_missing(int* out) {
+  if (threadIdx.x < 16) out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1, 1);
+  __syncthreads();
+}
+
+__global__ void not_in_own_mask(int* out) { out[threadIdx.x] = __shfl_sync(0x0000ffffu, 1, 0); }
+
+__global__ void reads_outside_mask(int* out) {
+  if (threadIdx.x < 16) out[threadIdx.x] = __shfl_sync(0x0000ffffu, 1, 20);
+}
+
+__global__ void lane_left(int* out) {
+  if (threadIdx.x == 31) return;
+  out[threadIdx.x] = __any_sync(0xffffffffu, 1);
+}
+
+// mode 0: write behind the end, 1: read before the start, 2: write to what is read-only
+__global__ void out_of_bounds(int* out, int* in, int count, int mode) {
+  if (mode == 0) out[count] = 1;
+  if (mode == 1) out[0] = in[-1];
+  if (mode == 2) in[0] = 1;
+}
+
+__global__ void misaligned(const float* in, float4* out) { mamba_scan::device::load_global<16>(in + 1, out); }
+
+__global__ void dynamic_overflow(int* out) {
+  MS_DYNAMIC_SHARED(int, shared);
+  shared[threadIdx.x + 1] = 0;
+  out[threadIdx.x] = 0;
+}
+
+__global__ void wild_pointer(int** pointers, int* out) { out[0] = *pointers[0]; }
+
+__global__ void waits_for_ever(int* flag) {
+  while (atomicAdd(flag, 0) == 0) {
+  }
+}
+
+__global__ void trap(int* out) {
+  if (out[0] == 0) __trap();
+}
+
+__global__ void others_local(int* out) {
+  __shared__ int* shared[32];
+  volatile int own = static_cast<int>(threadIdx.x);
+  shared[threadIdx.x] = const_cast<int*>(&own);
+  __syncwarp();
+  out[threadIdx.x] = *shared[31 - threadIdx.x] + own;
+  __syncwarp();
+}
+
+}  // namespace planted
+
+extern "C" {
+extern char __start_emulated_shared_planted[];
+extern char __stop_emulated_shared_planted[];
+}
+
+namespace emulator {
+
+#define PLANTED(IMAGE, KERNEL)                                                                                     \
+  const KernelImage IMAGE = {                                                                                      \
+      #KERNEL,                                                                                                     \
+      [](void** arguments) __attribute__((no_sanitize("thread"))) { invoke_kernel(&planted::KERNEL, arguments); }, \
+      __start_emulated_shared_planted, __stop_emulated_shared_planted}
+
+PLANTED(kBlockSum, block_sum);
+PLANTED(kTranspose, transpose);
+PLANTED(kWarpSums, warp_sums);
+PLANTED(kShuffles, shuffles);
+PLANTED(kVotes, votes);
+PLANTED(kHistogram, histogram);
+PLANTED(kDynamicReverse, dynamic_reverse);
+PLANTED(kNamedBarriers, named_barriers);
+PLANTED(kWaitForFlag, wait_for_flag);
+PLANTED(kIndices, indices);
+PLANTED(kConvert, convert);
+PLANTED(kReadsPoison, reads_poison);
+PLANTED(kPipeline, pipeline);
+PLANTED(kMissingBarrier, missing_barrier);
+PLANTED(kMissingWarpBarrier, missing_warp_barrier);
+PLANTED(kBlocksRace, blocks_race);
+PLANTED(kAtomicAndPlain, atomic_and_plain);
+PLANTED(kLeavesBeforeBarrier, leaves_before_barrier);
+PLANTED(kTwoBarriers, two_barriers);
+PLANTED(kBarrierCounts, barrier_counts);
+PLANTED(kLaneMissing, lane_missing);
+PLANTED(kNotInOwnMask, not_in_own_mask);
+PLANTED(kReadsOutsideMask, reads_outside_mask);
+PLANTED(kLaneLeft, lane_left);
+PLANTED(kOutOfBounds, out_of_bounds);
+PLANTED(kMisaligned, misaligned);
+PLANTED(kDynamicOverflow, dynamic_overflow);
+PLANTED(kWildPointer, wild_pointer);
+PLANTED(kWaitsForEver, waits_for_ever);
+PLANTED(kTrap, trap);
+PLANTED(kOthersLocal, others_local);
+
+}  // namespace emulator

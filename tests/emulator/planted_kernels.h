@@ -1,0 +1,15 @@
+// Kernels of the tests' own: some correct, some with one mistake each.
+#pragma once
+
+#include "kernel_image.h"
+
+namespace emulator {
+
+extern const KernelImage kBlockSum, kTranspose, kWarpSums, kShuffles, kVotes, kHistogram, kDynamicReverse,
+    kNamedBarriers, kWaitForFlag, kIndices, kConvert, kReadsPoison, kPipeline;
+
+extern const KernelImage kMissingBarrier, kMissingWarpBarrier, kBlocksRace, kAtomicAndPlain, kLeavesBeforeBarrier,
+    kTwoBarriers, kBarrierCounts, kLaneMissing, kNotInOwnMask, kReadsOutsideMask, kLaneLeft, kOutOfBounds, kMisaligned,
+    kDynamicOverflow, kWildPointer, kWaitsForEver, kTrap, kOthersLocal;
+
+}  // namespace emulator

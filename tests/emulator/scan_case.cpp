@@ -1,0 +1,232 @@
+#include "scan_case.h"
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <sstream>
+
+#include "float16.h"
+
+namespace emulator {
+using mamba_scan::ProjectionTensor;
+using mamba_scan::SequenceTensor;
+using mamba_scan::StateTensor;
+
+namespace {
+
+Index element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// Half the distance to the next number, relative: what rounding the result may cost.
+double rounding(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return 1.0 / 2048;
+    case DType::kBFloat16:
+      return 1.0 / 256;
+    default:
+      return 1.0 / (1 << 24);
+  }
+}
+
+double softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
+
+}  // namespace
+
+ScanSetup::ScanSetup(const ScanCase& scan, Index seqlen, Device& device, unsigned seed)
+    : scan_(scan), device_(device), seed_(seed) {
+  auto& p = problem_;
+  p.batch = scan.batch, p.seqlen = seqlen, p.dim = scan.dim, p.dstate = scan.dstate, p.ngroups = scan.ngroups;
+  p.dtype = scan.dtype, p.delta_softplus = scan.softplus;
+  const Layout other = scan.layout == Layout::kStepByStep ? Layout::kChannelByChannel : Layout::kStepByStep;
+  p.u = make_sequence("u", scan.layout, -2, 2, Access::kReadOnly);
+  p.delta = scan.softplus ? make_sequence("delta", scan.layout, -6, 3, Access::kReadOnly)
+                          : make_sequence("delta", scan.layout, 0.001, 0.5, Access::kReadOnly);
+  if (scan.z) p.z = make_sequence("z", scan.other_layout_z ? other : scan.layout, -4, 4, Access::kReadOnly);
+  p.y = make_sequence("y", scan.layout, 0, 0, Access::kReadWrite, &y_);
+  p.B = make_projection("B", scan.constant_B, scan.states_first_B);
+  p.C = make_projection("C", scan.constant_C, false);
+
+  const auto dim = static_cast<std::size_t>(scan.dim), states = dim * static_cast<std::size_t>(scan.dstate);
+  p.A = make_floats("A", states, -4, -0.05, Access::kReadOnly);
+  p.A_dim_stride = scan.dstate, p.A_state_stride = 1;
+  if (scan.D) p.D = make_floats("D", dim, -1, 1, Access::kReadOnly);
+  if (scan.bias) p.delta_bias = make_floats("delta_bias", dim, scan.softplus ? -1 : 0, 1, Access::kReadOnly);
+
+  const auto all = static_cast<std::size_t>(scan.batch) * states;
+  const StateTensor shape{nullptr, scan.dim * scan.dstate, scan.dstate, 1};
+  p.initial_state = p.final_state = shape;
+  if (scan.initial)
+    p.initial_state.data =
+        make_floats("initial_state", all, -1, 1, scan.state_in_place ? Access::kReadWrite : Access::kReadOnly);
+  if (scan.final) {
+    p.final_state.data =
+        scan.state_in_place ? p.initial_state.data : device_.allocate<float>("final_state", all, Access::kReadWrite);
+    final_state_ = {reinterpret_cast<unsigned char*>(p.final_state.data), all * sizeof(float)};
+    final_before_.assign(final_state_.data, final_state_.data + final_state_.bytes);
+  }
+}
+
+double ScanSetup::load(const void* data, Index offset) const {
+  if (scan_.dtype == DType::kFloat32) return static_cast<const float*>(data)[offset];
+  const unsigned short bits = static_cast<const unsigned short*>(data)[offset];
+  return scan_.dtype == DType::kFloat16 ? float16_value(bits) : bfloat16_value(bits);
+}
+
+void ScanSetup::store(void* data, Index offset, double value) const {
+  if (scan_.dtype == DType::kFloat32) {
+    static_cast<float*>(data)[offset] = static_cast<float>(value);
+    return;
+  }
+  static_cast<unsigned short*>(data)[offset] =
+      scan_.dtype == DType::kFloat16 ? nearest_float16(value) : nearest_bfloat16(value);
+}
+
+SequenceTensor ScanSetup::make_sequence(const std::string& name, Layout layout, double low, double high, Access access,
+                                        Tensor* whole) {
+  const bool by_steps = layout == Layout::kStepByStep;
+  const Index inner = by_steps ? scan_.dim : problem_.seqlen, outer = by_steps ? problem_.seqlen : scan_.dim;
+  const Index step = scan_.spacing == Spacing::kStrided ? 2 : 1;
+  Index pitch = inner * step;
+  if (scan_.spacing == Spacing::kPadded || scan_.spacing == Spacing::kShifted) pitch = (inner + 7) / 8 * 8;
+  if (scan_.spacing == Spacing::kStrided) pitch *= 2;
+  SequenceTensor tensor{nullptr, outer * pitch, by_steps ? pitch : step, by_steps ? step : pitch};
+
+  const auto bytes = static_cast<std::size_t>(scan_.batch * tensor.batch_stride * element_bytes(scan_.dtype));
+  const std::size_t shift =
+      scan_.spacing == Spacing::kShifted ? static_cast<std::size_t>(element_bytes(scan_.dtype)) : 0;
+  // The offset counts elements of the type allocated: bytes.
+  auto* data = device_.allocate<unsigned char>(name, bytes, access, shift);
+  tensor.data = data;
+  if (whole != nullptr) *whole = {data, bytes};
+  if (low == high) return tensor;
+  std::mt19937 random(seed_++);
+  std::uniform_real_distribution<double> uniform(low, high);
+  for (Index b = 0; b < scan_.batch; ++b)
+    for (Index t = 0; t < problem_.seqlen; ++t)
+      for (Index d = 0; d < scan_.dim; ++d)
+        store(data, b * tensor.batch_stride + t * tensor.seq_stride + d * tensor.dim_stride, uniform(random));
+  return tensor;
+}
+
+ProjectionTensor ScanSetup::make_projection(const std::string& name, bool constant, bool states_first) {
+  const Index n = scan_.dstate, l = problem_.seqlen, g = scan_.ngroups;
+  if (constant) {
+    float* data = make_floats(name, static_cast<std::size_t>(scan_.dim * n), -1, 1, Access::kReadOnly);
+    return {data, 0, 0, n, 1, true};
+  }
+  const auto elements = static_cast<std::size_t>(scan_.batch * l * g * n);
+  auto* data = device_.allocate<unsigned char>(name, elements * static_cast<std::size_t>(element_bytes(scan_.dtype)),
+                                               Access::kReadOnly);
+  std::mt19937 random(seed_++);
+  std::uniform_real_distribution<double> uniform(-1, 1);
+  for (std::size_t i = 0; i < elements; ++i) store(data, static_cast<Index>(i), uniform(random));
+  if (states_first) return {data, g * n * l, 1, n * l, l, false};
+  return {data, l * g * n, g * n, n, 1, false};
+}
+
+float* ScanSetup::make_floats(const std::string& name, std::size_t count, double low, double high, Access access) {
+  float* data = device_.allocate<float>(name, count, access);
+  std::mt19937 random(seed_++);
+  std::uniform_real_distribution<double> uniform(low, high);
+  for (std::size_t i = 0; i < count; ++i) data[i] = static_cast<float>(uniform(random));
+  return data;
+}
+
+std::vector<unsigned char> ScanSetup::outputs() const {
+  std::vector<unsigned char> bytes(y_.data, y_.data + y_.bytes);
+  bytes.insert(bytes.end(), final_state_.data, final_state_.data + final_state_.bytes);
+  return bytes;
+}
+
+void ScanSetup::reset_outputs() {
+  if (y_.bytes != 0) std::memset(y_.data, kPoison, y_.bytes);
+  if (final_state_.bytes != 0) std::memcpy(final_state_.data, final_before_.data(), final_state_.bytes);
+}
+
+double ScanSetup::projection(const ProjectionTensor& tensor, Index b, Index t, Index d, Index n) const {
+  if (tensor.constant) return static_cast<const float*>(tensor.data)[d * tensor.group_stride + n * tensor.state_stride];
+  const Index group = d / (scan_.dim / scan_.ngroups);
+  return load(tensor.data,
+              b * tensor.batch_stride + t * tensor.seq_stride + group * tensor.group_stride + n * tensor.state_stride);
+}
+
+// `size` follows the same recurrence with every term positive: rounding errors are relative to it.
+std::string ScanSetup::compare_row(Index b, Index d) const {
+  const auto& p = problem_;
+  const auto states = static_cast<std::size_t>(scan_.dstate);
+  const auto at = [&](const SequenceTensor& tensor, Index t) {
+    return load(tensor.data, b * tensor.batch_stride + t * tensor.seq_stride + d * tensor.dim_stride);
+  };
+  const Index row = b * scan_.dim * scan_.dstate + d * scan_.dstate;
+  const float* initial =
+      scan_.state_in_place ? reinterpret_cast<const float*>(final_before_.data()) : p.initial_state.data;
+  std::vector<double> h(states, 0.0), size(states, 0.0);
+  for (std::size_t n = 0; initial != nullptr && n < states; ++n) {
+    h[n] = initial[row + static_cast<Index>(n)];
+    size[n] = std::fabs(h[n]);
+  }
+  // Accumulated relative error of fp32 arithmetic and of the fast exponential over a few dozen steps.
+  constexpr double kArithmetic = 2e-5;
+  std::ostringstream wrong;
+  const auto differs = [&](const char* what, Index index, double got, double want, double bound) {
+    if (std::fabs(got - want) <= bound) return false;  // NaN is never within bounds
+    wrong.precision(9);
+    wrong << what << "[" << b << ", " << index << ", channel " << d << "] is " << got << ", should be " << want
+          << " within " << bound;
+    return true;
+  };
+  for (Index t = 0; t < p.seqlen; ++t) {
+    const double u = at(p.u, t);
+    double dt = at(p.delta, t) + (p.delta_bias != nullptr ? p.delta_bias[d] : 0.0f);
+    if (p.delta_softplus) dt = softplus(dt);
+    double y = 0, y_size = 0;
+    for (std::size_t n = 0; n < states; ++n) {
+      const Index s = static_cast<Index>(n);
+      const double decay = std::exp(dt * p.A[d * p.A_dim_stride + s * p.A_state_stride]);
+      const double term = dt * u * projection(p.B, b, t, d, s), C = projection(p.C, b, t, d, s);
+      h[n] = decay * h[n] + term;
+      size[n] = decay * size[n] + std::fabs(term);
+      y += h[n] * C;
+      y_size += size[n] * std::fabs(C);
+    }
+    if (p.D != nullptr) {
+      y += p.D[d] * u;
+      y_size += std::fabs(p.D[d] * u);
+    }
+    if (p.z.data != nullptr) {
+      const double z = at(p.z, t), gate = z / (1 + std::exp(-z));
+      y *= gate;
+      y_size *= std::fabs(gate);
+    }
+    const double bound = rounding(scan_.dtype) * std::fabs(y) + kArithmetic * y_size + 6e-8;  // fp16 subnormals
+    if (differs("y", t, at(p.y, t), y, bound)) return wrong.str();
+  }
+  for (std::size_t n = 0; p.final_state.data != nullptr && n < states; ++n) {
+    const Index s = static_cast<Index>(n);
+    if (differs("final_state", s, p.final_state.data[row + s], h[n], kArithmetic * size[n] + 1e-30)) return wrong.str();
+  }
+  return "";
+}
+
+std::string ScanSetup::compare() const {
+  for (Index b = 0; b < scan_.batch; ++b)
+    for (Index d = 0; d < scan_.dim; ++d)
+      if (std::string wrong = compare_row(b, d); !wrong.empty()) return wrong;
+
+  // Between the elements of y nothing may have changed.
+  const auto bytes = static_cast<std::size_t>(element_bytes(scan_.dtype));
+  std::vector<bool> element(y_.bytes, false);
+  const auto& y = problem_.y;
+  for (Index b = 0; b < scan_.batch; ++b)
+    for (Index t = 0; t < problem_.seqlen; ++t)
+      for (Index d = 0; d < scan_.dim; ++d) {
+        const auto first = static_cast<std::size_t>(b * y.batch_stride + t * y.seq_stride + d * y.dim_stride) * bytes;
+        for (std::size_t byte = 0; byte < bytes; ++byte) element[first + byte] = true;
+      }
+  for (std::size_t byte = 0; byte < y_.bytes; ++byte)
+    if (!element[byte] && y_.data[byte] != kPoison)
+      return "byte " + std::to_string(byte) + " of y's memory, which belongs to no element, was written";
+  return "";
+}
+
+}  // namespace emulator

@@ -1,0 +1,87 @@
+// The selective scan problems that the emulator runs: which ones, their data, and what must come out.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "device.h"
+#include "driver/device.h"
+#include "selective_scan/problem.h"
+
+namespace emulator {
+
+using mamba_scan::DType;
+using mamba_scan::Index;
+
+enum class Layout { kStepByStep, kChannelByChannel };  // (batch, seqlen, dim) or (batch, dim, seqlen)
+
+// How far apart neighbours lie in memory.
+enum class Spacing {
+  kDense,    // rows follow each other, whatever their length
+  kPadded,   // rows start at multiples of 8 elements, so that whole vectors can be moved
+  kShifted,  // as padded, but the first element lies one past such a multiple
+  kStrided,  // every second element only, along both axes
+};
+
+struct ScanCase {
+  std::string name;
+  DType dtype = DType::kFloat32;
+  Layout layout = Layout::kStepByStep;
+  Index dim = 37;
+  Index dstate = 16;
+  Index ngroups = 1;
+  Index batch = 1;
+  std::vector<Index> seqlens = {1, 17};  // each is a problem of its own
+  Spacing spacing = Spacing::kPadded;
+  bool softplus = false, bias = false, D = false, z = false, initial = false, final = false;
+  bool constant_B = false, constant_C = false;
+  bool other_layout_z = false;  // z in the layout that the case does not have
+  bool states_first_B = false;  // B as (batch, groups, dstate, seqlen)
+  bool state_in_place = false;  // final_state is initial_state's memory
+  int sm_count = 1;             // few multiprocessors are full soon: the plan then gives a lane several channels
+
+  ScanCase& everything();  // all optional inputs and outputs
+};
+
+// What is emulated: every family of kernel that ships, in shapes that end inside tiles, vectors and blocks.
+std::vector<ScanCase> scan_cases();
+
+mamba_scan::driver::DeviceReport device_for(const ScanCase& scan);
+
+// A case's tensors in emulated memory, with random contents.
+class ScanSetup {
+ public:
+  ScanSetup(const ScanCase& scan, Index seqlen, Device& device, unsigned seed);
+
+  const mamba_scan::SelectiveScanProblem& problem() const { return problem_; }
+
+  // Bytes of y and of final_state, for comparing runs.
+  std::vector<unsigned char> outputs() const;
+  // Back to poison, and final_state back to initial_state where they share memory.
+  void reset_outputs();
+  // Empty, or what differs from a float64 evaluation of the recurrence, or what was written outside of y.
+  std::string compare() const;
+
+ private:
+  struct Tensor {
+    unsigned char* data = nullptr;  // of the whole allocation
+    std::size_t bytes = 0;
+  };
+  mamba_scan::SequenceTensor make_sequence(const std::string& name, Layout layout, double low, double high,
+                                           Access access, Tensor* whole = nullptr);
+  mamba_scan::ProjectionTensor make_projection(const std::string& name, bool constant, bool states_first);
+  float* make_floats(const std::string& name, std::size_t count, double low, double high, Access access);
+  double load(const void* data, Index offset) const;
+  void store(void* data, Index offset, double value) const;
+  double projection(const mamba_scan::ProjectionTensor& tensor, Index b, Index t, Index d, Index n) const;
+  std::string compare_row(Index b, Index d) const;
+
+  ScanCase scan_;
+  Device& device_;
+  unsigned seed_;
+  mamba_scan::SelectiveScanProblem problem_{};
+  Tensor y_, final_state_;
+  std::vector<unsigned char> final_before_;
+};
+
+}  // namespace emulator
