@@ -13,10 +13,11 @@ namespace mamba_scan::ops {
 MAMBA_SCAN_API std::string package_version();
 
 // What this machine offers. Never throws for something missing: that is what it reports.
-// {"package_version", "platform", "usable_devices",
+// {"package_version", "platform", "cpu": {"threads"}, "usable_devices",
 //  "driver": {"found", "version", "path", "error"},
 //  "devices": [{"ordinal", "name", "capability", "sm_count", ...every field of DeviceReport, "error"}],
-//  "nvrtc": {"found", "version", "path", "supported_archs", "places_tried", "error"},
+//  "nvrtc": {"found", "version", "path", "place", "supported_archs",
+//            "places_tried": [{"place", "where", "found"}], "error"},
 //  "cache": {"folder", "entries", "bytes", "limit_bytes", "error"},
 //  "kernel_source": {"origin", "files"},
 //  "environment": {name: value of every MAMBA_SCAN_ variable that is set},
@@ -32,18 +33,21 @@ MAMBA_SCAN_API std::string cache_clear_json();
 
 // Compiles the shipped kernels for each of `archs` ("sm_87", "87" or "8.7"); none given: for every device present.
 // {"archs": [..], "compiled", "from_disk", "failed", "seconds",
-//  "kernels": [{"variant", "arch", "outcome", "compile_ms", "registers", "shared_bytes", "spill_store_bytes", "error"}]}
+//  "kernels": [{"variant", "arch", "outcome", "compile_ms", "registers", "shared_bytes", "local_bytes",
+//               "spill_store_bytes", "spill_load_bytes", "nvrtc_version", "error"}]}
 MAMBA_SCAN_API std::string warm_json(const std::vector<std::string>& archs);
 
 struct SelfTestOptions {
-  int problems = 12;         // random ones, per backend
-  unsigned seed = 0;         // 0: from the clock; the seed used is in the answer
+  int problems = 12;  // random ones, per backend
+  unsigned seed = 0;  // 0: from the clock; the seed used is in the answer
   bool use_cpu = true;
-  bool use_cuda = true;      // every device present
+  bool use_cuda = true;  // every device present
 };
 // Random problems against a float64 loop that shares no code with the backends.
-// {"seed", "passed", "backends": [{"backend", "name", "error", "problems":
-//   [{"shape", "dtype", "features", "relative_error_y", "relative_error_state", "tolerance", "passed", "ms"}]}]}
+// {"seed", "passed", "cuda_unavailable", "backends": [{"backend", "name", "error", "passed", "problems":
+//   [{"shape", "dtype", "features", "relative_error_y", "relative_error_state", "tolerance_y", "tolerance_state",
+//     "passed", "ms"}]}]}
+// cuda_unavailable: why there is no GPU to test, or null. A relative error of null: the output was not a number.
 MAMBA_SCAN_API std::string self_test_json(const SelfTestOptions& options);
 
 // A folder where NVRTC may lie, e.g. torch/lib; looked into before the usual places.

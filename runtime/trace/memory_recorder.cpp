@@ -114,6 +114,14 @@ std::vector<Chunk> MemoryRecorder::chunks() const {
   return chunks_;
 }
 
+void MemoryRecorder::clear() {
+  const std::lock_guard lock(mutex_);
+  kernel_launches_ = {};
+  compiles_ = {};
+  copies_ = {};
+  chunks_ = {};
+}
+
 std::string MemoryRecorder::to_json() const {
   Json events = Json::array();
   events.push_back(row_name(kCallRow, "host: kernel launches"));

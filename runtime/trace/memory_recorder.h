@@ -29,6 +29,8 @@ class MAMBA_SCAN_API MemoryRecorder final : public Recorder {
   std::vector<Copy> copies() const;
   std::vector<Chunk> chunks() const;
 
+  void clear();
+
   // Object form, keys in the order displayTimeUnit, traceEvents, mambaScan; times in microseconds with three decimals.
   std::string to_json() const;
 

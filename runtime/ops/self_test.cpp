@@ -1,0 +1,123 @@
+// Random problems on every backend of this machine against a float64 loop.
+#include <chrono>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "driver/context.h"
+#include "driver/memory.h"
+#include "ops/control.h"
+#include "ops/runtime.h"
+#include "ops/selective_scan.h"
+#include "ops/self_test_problem.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Copies a problem to a device, runs it there, copies the outputs back.
+void run_on_device(TestProblem& test, const DeviceContext& device) {
+  const driver::ContextGuard guard(*device.driver, device.context);
+  std::vector<driver::DeviceBuffer> buffers;
+  for (TestTensor& tensor : test.tensors()) {
+    buffers.emplace_back(*device.driver, tensor.bytes.size());
+    buffers.back().upload(tensor.bytes.data(), tensor.bytes.size(), nullptr);
+    tensor.set_pointer(buffers.back().pointer());
+  }
+  selective_scan_cuda(test.problem(), device.report.ordinal, nullptr);
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    TestTensor& tensor = test.tensors()[i];
+    if (tensor.output) buffers[i].download(tensor.bytes.data(), tensor.bytes.size(), nullptr);
+  }
+  device.driver->check(device.driver->api().cuStreamSynchronize(nullptr), "Waiting for the self-test's scan");
+}
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      return "bfloat16";
+  }
+  return "?";
+}
+
+// JSON has no infinity: an output that is not a number has no relative error.
+Json finite_or_null(double value) { return value < 1e300 ? Json(value) : Json(); }
+
+Json run_problem(TestProblem& test, const std::function<void(TestProblem&)>& run) {
+  const auto start = std::chrono::steady_clock::now();
+  test.prepare();
+  run(test);
+  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
+  const double error_y = test.relative_error_y();
+  const double error_state = test.relative_error_state();
+  return {{"shape", test.shape()},
+          {"dtype", name_of(test.problem().dtype)},
+          {"features", test.features()},
+          {"relative_error_y", finite_or_null(error_y)},
+          {"relative_error_state", finite_or_null(error_state)},
+          {"tolerance_y", test.tolerance_y()},
+          {"tolerance_state", test.tolerance_state()},
+          {"passed", error_y <= test.tolerance_y() && error_state <= test.tolerance_state()},
+          {"ms", elapsed.count()}};
+}
+
+// A backend that throws has failed, and the other backends are still tested. Every backend gets the same problems.
+Json run_backend(const std::string& backend, const std::string& name, const SelfTestOptions& options, unsigned seed,
+                 const std::function<void(TestProblem&)>& run) {
+  Json problems = Json::array();
+  Json error;
+  bool passed = true;
+  std::mt19937 random(seed);
+  try {
+    for (int i = 0; i < options.problems; ++i) {
+      TestProblem test(random);
+      problems.push_back(run_problem(test, run));
+      passed = passed && problems.back().at("passed").get<bool>();
+    }
+  } catch (const Error& failure) {
+    error = failure.what();
+    passed = false;
+  }
+  return {
+      {"backend", backend}, {"name", name}, {"error", error}, {"passed", passed}, {"problems", std::move(problems)}};
+}
+
+}  // namespace
+
+std::string self_test_json(const SelfTestOptions& options) {
+  if (options.problems < 1) {
+    throw ArgumentError("problems: got " + std::to_string(options.problems) + ", needed 1 or more");
+  }
+  const unsigned seed = options.seed != 0 ? options.seed : std::random_device{}() | 1u;
+  Json backends = Json::array();
+  if (options.use_cpu) {
+    backends.push_back(
+        run_backend("cpu", "CPU", options, seed, [](TestProblem& test) { selective_scan_cpu(test.problem()); }));
+  }
+  Json cuda_unavailable;
+  if (options.use_cuda) {
+    int count = 0;
+    try {
+      count = runtime().driver().device_count();
+    } catch (const driver::DriverUnavailable& error) {
+      cuda_unavailable = error.what();  // not a failure: this machine has no GPU
+    }
+    for (int ordinal = 0; ordinal < count; ++ordinal) {
+      const std::string name = driver::device_report(runtime().driver(), ordinal).name;
+      backends.push_back(run_backend("cuda:" + std::to_string(ordinal), name, options, seed,
+                                     [&](TestProblem& test) { run_on_device(test, runtime().device(ordinal)); }));
+    }
+  }
+  bool passed = true;
+  for (const Json& backend : backends) passed = passed && backend.at("passed").get<bool>();
+  const Json report = {
+      {"seed", seed}, {"passed", passed}, {"cuda_unavailable", cuda_unavailable}, {"backends", std::move(backends)}};
+  return report.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace mamba_scan::ops
