@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cpu/selective_scan.h"
+#include "cpu_exp_rate.h"
 #include "ops/control.h"
 #include "platform/error.h"
 
@@ -43,6 +45,10 @@ PYBIND11_MODULE(_runtime, module) {
       },
       py::arg("problems") = 12, py::arg("seed") = 0, py::arg("use_cpu") = true, py::arg("use_cuda") = true,
       ReleaseGil(), "JSON: random problems on every backend against a float64 loop.");
+  module.def("cpu_exp_rate", &binding::cpu_exp_rate, py::arg("threads") = 0, py::arg("seconds") = 0.25, ReleaseGil(),
+             "Exponentials per second of the CPU backend.");
+  module.def("cpu_instruction_set", &cpu::instruction_set, "What the CPU backend uses, e.g. AVX2.");
+  module.def("cpu_threads", &cpu::default_threads, "How many threads a scan on the CPU uses.");
   module.def("add_nvrtc_search_folder", &ops::add_nvrtc_search_folder, py::arg("folder"),
              "Look for NVRTC in this folder before the usual places.");
   module.def("start_recording", &ops::start_recording, py::arg("device_times") = false,
