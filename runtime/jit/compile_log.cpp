@@ -45,6 +45,7 @@ void read_compile_log(std::string_view log, std::string_view entry, BinaryInfo* 
       properties_of_entry = name == entry;
     }
     if (const auto stack = number_before(line, " bytes stack frame")) {
+      if (!in_entry) continue;  // of another kernel in the same file
       if (properties_of_entry) info->local_bytes = *stack;
       add(&info->spill_store_bytes, number_before(line, " bytes spill stores"));
       add(&info->spill_load_bytes, number_before(line, " bytes spill loads"));

@@ -9,8 +9,8 @@
 namespace mamba_scan::jit {
 
 // Fills registers, shared_bytes, local_bytes and the spills of `info` from the log; what the log does not say stays
-// -1. Registers, shared memory and stack are those of the kernel; spills are summed over every function, since a
-// device function that was not inlined spills under its own name.
+// -1. Registers, shared memory and stack are those of the kernel; spills are summed over the functions compiled
+// for it too, since a device function that was not inlined spills under its own name.
 void read_compile_log(std::string_view log, std::string_view entry, BinaryInfo* info);
 
 }  // namespace mamba_scan::jit

@@ -215,7 +215,7 @@ CacheRemoval DiskCache::clear() {
 
 std::optional<std::uint64_t> parse_size(const std::string& text) {
   std::size_t digits = text.find_first_not_of("0123456789");
-  if (digits == 0) return std::nullopt;
+  if (text.empty() || digits == 0) return std::nullopt;
   if (digits == std::string::npos) digits = text.size();
   if (digits > 18) return std::nullopt;
   const std::uint64_t number = std::stoull(text.substr(0, digits));
