@@ -1,0 +1,165 @@
+// Moves blocks of a strided (batch, seqlen, dim) tensor to rows of floats [step][lane] and back. Three ways: channels
+// contiguous (a vector at a time), steps contiguous (transposed in squares), anything else (element by element).
+#if defined(MAMBA_SCAN_CPU_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MAMBA_SCAN_CPU_ROWS_INL_H_
+#undef MAMBA_SCAN_CPU_ROWS_INL_H_
+#else
+#define MAMBA_SCAN_CPU_ROWS_INL_H_
+#endif
+
+#include "cpu/scan_kernels.h"
+#include "cpu/storage-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mamba_scan::cpu::HWY_NAMESPACE {
+
+inline constexpr Index kRow = static_cast<Index>(kLanes);
+
+HWY_INLINE Vec load_row(const float* from) { return hn::Load(Floats(), from); }
+HWY_INLINE void store_row(Vec value, float* to) { hn::Store(value, Floats(), to); }
+
+// to[j][i] = from[i][j] for a square of kLanes x kLanes floats.
+HWY_INLINE void transpose(const float* HWY_RESTRICT from, float* HWY_RESTRICT to) {
+#if HWY_TARGET == HWY_SCALAR
+  *to = *from;
+#else
+  const hn::FixedTag<float, 4> four;
+  for (Index i = 0; i < kRow; i += 4) {
+    for (Index j = 0; j < kRow; j += 4) {
+      const float* corner = from + i * kRow + j;
+      const auto a = hn::Load(four, corner);
+      const auto b = hn::Load(four, corner + kRow);
+      const auto c = hn::Load(four, corner + 2 * kRow);
+      const auto d = hn::Load(four, corner + 3 * kRow);
+      const auto ab_low = hn::InterleaveLower(four, a, b);
+      const auto cd_low = hn::InterleaveLower(four, c, d);
+      const auto ab_high = hn::InterleaveUpper(four, a, b);
+      const auto cd_high = hn::InterleaveUpper(four, c, d);
+      float* out = to + j * kRow + i;
+      hn::Store(hn::ConcatLowerLower(four, cd_low, ab_low), four, out);
+      hn::Store(hn::ConcatUpperUpper(four, cd_low, ab_low), four, out + kRow);
+      hn::Store(hn::ConcatLowerLower(four, cd_high, ab_high), four, out + 2 * kRow);
+      hn::Store(hn::ConcatUpperUpper(four, cd_high, ab_high), four, out + 3 * kRow);
+    }
+  }
+#endif
+}
+
+template <class Storage>
+auto* first_element(const SequenceTensor& tensor, const Tile& tile, Index step) {
+  return static_cast<typename Storage::Element*>(tensor.data) + tile.batch * tensor.batch_stride +
+         step * tensor.seq_stride + tile.channel * tensor.dim_stride;
+}
+
+template <class Storage>
+void load_rows(const SequenceTensor& tensor, const Tile& tile, Index step, Index steps, float* to) {
+  const auto* from = first_element<Storage>(tensor, tile, step);
+  Index t = 0;
+  if (tensor.dim_stride == 1 && tile.channels == kRow) {
+    for (; t < steps; ++t) store_row(Storage::load(from + t * tensor.seq_stride), to + t * kRow);
+  } else if (tensor.seq_stride == 1) {
+    alignas(64) float square[kRow * kRow] = {};
+    for (; t + kRow <= steps; t += kRow) {
+      for (Index c = 0; c < tile.channels; ++c) {
+        store_row(Storage::load(from + c * tensor.dim_stride + t), square + c * kRow);
+      }
+      transpose(square, to + t * kRow);
+    }
+  }
+  for (; t < steps; ++t) {
+    typename Storage::Element row[kRow] = {};
+    for (Index c = 0; c < tile.channels; ++c) row[c] = from[t * tensor.seq_stride + c * tensor.dim_stride];
+    store_row(Storage::load(row), to + t * kRow);
+  }
+}
+
+// The cache lines of a block of rows, one per step at most, to be prefetched one by one while something else is
+// computed: a processor follows only so many misses at a time, and with a row in each page no hardware prefetcher
+// helps. Returns how many there are.
+inline Index lines_of_rows(const SequenceTensor& tensor, Index element_size, const Tile& tile, Index step, Index steps,
+                           const void** lines) {
+  const auto* from =
+      static_cast<const char*>(tensor.data) +
+      element_size * (tile.batch * tensor.batch_stride + step * tensor.seq_stride + tile.channel * tensor.dim_stride);
+  Index count = 0;
+  if (tensor.dim_stride == 1) {
+    for (; count < steps; ++count) lines[count] = from + count * tensor.seq_stride * element_size;
+  } else if (tensor.seq_stride == 1) {
+    for (Index c = 0; c < tile.channels; ++c) {
+      const char* row = from + c * tensor.dim_stride * element_size;
+      for (Index offset = 0; offset < steps * element_size && count < steps; offset += 64)
+        lines[count++] = row + offset;
+    }
+  }
+  return count;
+}
+
+template <class Storage>
+void store_rows(const SequenceTensor& tensor, const Tile& tile, Index step, Index steps, const float* from) {
+  auto* to = first_element<Storage>(tensor, tile, step);
+  Index t = 0;
+  if (tensor.dim_stride == 1 && tile.channels == kRow) {
+    for (; t < steps; ++t) Storage::store(load_row(from + t * kRow), to + t * tensor.seq_stride);
+  } else if (tensor.seq_stride == 1) {
+    alignas(64) float square[kRow * kRow];
+    for (; t + kRow <= steps; t += kRow) {
+      transpose(from + t * kRow, square);
+      for (Index c = 0; c < tile.channels; ++c) {
+        Storage::store(load_row(square + c * kRow), to + c * tensor.dim_stride + t);
+      }
+    }
+  }
+  for (; t < steps; ++t) {
+    typename Storage::Element row[kRow];
+    Storage::store(load_row(from + t * kRow), row);
+    for (Index c = 0; c < tile.channels; ++c) to[t * tensor.seq_stride + c * tensor.dim_stride] = row[c];
+  }
+}
+
+// Up to kLanes elements `stride` apart as floats `to_stride` apart.
+template <class Storage>
+HWY_INLINE void load_some(const typename Storage::Element* from, Index stride, Index count, float* to,
+                          Index to_stride) {
+  if (stride == 1 && to_stride == 1 && count == kRow) {
+    hn::StoreU(Storage::load(from), Floats(), to);
+    return;
+  }
+  alignas(64) float values[kRow];
+  if (stride == 1 && count == kRow) {
+    store_row(Storage::load(from), values);
+  } else {
+    typename Storage::Element row[kRow] = {};
+    for (Index i = 0; i < count; ++i) row[i] = from[i * stride];
+    store_row(Storage::load(row), values);
+  }
+  for (Index i = 0; i < count; ++i) to[i * to_stride] = values[i];
+}
+
+// B or C of one (batch, group) to floats [step][state].
+template <class Storage>
+void load_projection(const ProjectionTensor& tensor, Index dstate, Index batch, Index group, Index step, Index steps,
+                     float* to) {
+  const auto* from = static_cast<const typename Storage::Element*>(tensor.data) + batch * tensor.batch_stride +
+                     group * tensor.group_stride + step * tensor.seq_stride;
+  if (tensor.seq_stride == 1 && tensor.state_stride != 1) {
+    for (Index n = 0; n < dstate; ++n) {
+      for (Index t = 0; t < steps; t += kRow) {
+        const Index count = steps - t < kRow ? steps - t : kRow;
+        load_some<Storage>(from + n * tensor.state_stride + t, 1, count, to + t * dstate + n, dstate);
+      }
+    }
+    return;
+  }
+  for (Index t = 0; t < steps; ++t) {
+    for (Index n = 0; n < dstate; n += kRow) {
+      const Index count = dstate - n < kRow ? dstate - n : kRow;
+      load_some<Storage>(from + t * tensor.seq_stride + n * tensor.state_stride, tensor.state_stride, count,
+                         to + t * dstate + n, 1);
+    }
+  }
+}
+
+}  // namespace mamba_scan::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // MAMBA_SCAN_CPU_ROWS_INL_H_

@@ -1,0 +1,201 @@
+#include "cpu/scan_kernels.h"
+
+#include <algorithm>
+
+#include "cpu/denormals.h"
+
+// clang-format off
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/scan_kernels.cpp"
+#include "hwy/foreach_target.h"  // must come before highway.h and the -inl headers
+// clang-format on
+#include "cpu/stages-inl.h"
+#include "hwy/highway.h"
+
+#ifndef MAMBA_SCAN_CPU_TILE_LAYOUT
+#define MAMBA_SCAN_CPU_TILE_LAYOUT
+namespace mamba_scan::cpu {
+namespace {
+
+constexpr Index kMaxStageSteps = 64;
+
+// Steps that are staged together: dt, du, y, B and C of them stay in the L1 cache (20 KB at dstate 16).
+int steps_per_stage(Index dstate) {
+  return static_cast<int>(std::clamp<Index>(8192 / std::max<Index>(dstate, 1), 16, kMaxStageSteps));
+}
+
+// How a tile divides its memory.
+struct TileLayout {
+  TileLayout(const SelectiveScanProblem& problem, int vectors, Index lanes, float* memory)
+      : steps(steps_per_stage(problem.dstate)), matrix(problem.dstate * lanes), memory_(memory) {
+    rows = {take(steps * lanes), take(steps * lanes), take(steps * lanes)};
+    projections = {take(steps * problem.dstate), take(steps * problem.dstate)};
+    states = {take(vectors * matrix), take(vectors * matrix), problem.B.constant ? take(vectors * matrix) : nullptr,
+              problem.C.constant ? take(vectors * matrix) : nullptr};
+  }
+
+  StateRows states_of(int vector) const {
+    const Index offset = vector * matrix;
+    return {states.decay + offset, states.h + offset, states.constant_b ? states.constant_b + offset : nullptr,
+            states.constant_c ? states.constant_c + offset : nullptr};
+  }
+
+  int steps;
+  Index matrix;  // floats of one [state][lane] matrix
+  StepRows rows;
+  ProjectionRows projections;
+  StateRows states;
+  Index used = 0;
+
+ private:
+  float* take(Index count) {
+    float* taken = memory_ ? memory_ + used : nullptr;
+    used += (count + 15) / 16 * 16;
+    return taken;
+  }
+  float* memory_;
+};
+
+constexpr int kMaxTileVectors = 4;
+
+}  // namespace
+}  // namespace mamba_scan::cpu
+#endif  // MAMBA_SCAN_CPU_TILE_LAYOUT
+
+HWY_BEFORE_NAMESPACE();
+namespace mamba_scan::cpu::HWY_NAMESPACE {
+
+const char* target() { return hwy::TargetName(HWY_TARGET); }
+
+int lane_count() { return static_cast<int>(kLanes); }
+
+// Hands out the cache lines that stage_steps and finish_steps will touch, the lines of one tensor at a time.
+class Upcoming {
+ public:
+  Upcoming(const SelectiveScanProblem& problem, const Tile& tile, Index step, Index steps)
+      : tensors_{&problem.u, &problem.delta, &problem.y, &problem.z},
+        element_size_(problem.dtype == DType::kFloat32 ? 4 : 2),
+        tile_(tile),
+        step_(step),
+        steps_(std::min(steps, problem.seqlen - step)) {}
+
+  // kMaxStageSteps addresses, or null when there is nothing more to fetch.
+  const void* const* next() {
+    if (steps_ <= 0) return nullptr;
+    while (tensor_ < 4) {
+      const SequenceTensor& tensor = *tensors_[tensor_++];
+      if (!tensor.data) continue;
+      const Index count = lines_of_rows(tensor, element_size_, tile_, step_, steps_, lines_);
+      if (count == 0) continue;
+      std::fill(lines_ + count, lines_ + kMaxStageSteps, lines_[0]);
+      return lines_;
+    }
+    return nullptr;
+  }
+
+ private:
+  const SequenceTensor* tensors_[4];
+  Index element_size_;
+  Tile tile_;
+  Index step_;
+  Index steps_;
+  int tensor_ = 0;
+  const void* lines_[kMaxStageSteps];
+};
+
+void scan_tile(const SelectiveScanProblem& problem, const Tile& tile, float* memory) {
+  const int vectors = (tile.channels + static_cast<int>(kRow) - 1) / static_cast<int>(kRow);
+  const TileLayout layout(problem, vectors, kRow, memory);
+  Tile parts[kMaxTileVectors];
+  float decays[kMaxTileVectors];
+  for (int v = 0; v < vectors; ++v) {
+    parts[v] = tile;
+    parts[v].channel += v * kRow;
+    parts[v].channels = std::min(tile.channels - v * static_cast<int>(kRow), static_cast<int>(kRow));
+    decays[v] = load_states(problem, parts[v], layout.states_of(v));
+  }
+  for (Index step = 0; step < problem.seqlen; step += layout.steps) {
+    const int steps = static_cast<int>(std::min<Index>(layout.steps, problem.seqlen - step));
+    stage_projections(problem, tile.batch, tile.group, step, steps, layout.projections);
+    for (int v = 0; v < vectors; ++v) {
+      const float largest_dt = stage_steps(problem, parts[v], step, steps, layout.rows);
+      const bool bounded = largest_dt * decays[v] <= kBoundedExponent;
+      // While states are computed, which has no memory traffic of its own, the rows of what comes next are fetched.
+      const bool last = v + 1 == vectors;
+      Upcoming upcoming(problem, parts[last ? 0 : v + 1], last ? step + layout.steps : step, layout.steps);
+      for (Index n = 0; n < problem.dstate; n += states_in_block(n, problem.dstate)) {
+        scan_block(problem, {n, steps, bounded, upcoming.next()}, layout.states_of(v), layout.rows, layout.projections);
+      }
+      finish_steps(problem, parts[v], step, steps, layout.rows);
+    }
+  }
+  for (int v = 0; v < vectors; ++v) store_states(problem, parts[v], layout.states_of(v).h);
+}
+
+}  // namespace mamba_scan::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace mamba_scan::cpu {
+
+HWY_EXPORT(target);
+HWY_EXPORT(lane_count);
+HWY_EXPORT(scan_tile);
+HWY_EXPORT(load_states);
+HWY_EXPORT(stage_steps);
+HWY_EXPORT(stage_projections);
+HWY_EXPORT(scan_block);
+HWY_EXPORT(finish_steps);
+HWY_EXPORT(store_states);
+
+namespace kernels {
+
+const char* target_name() { return HWY_DYNAMIC_DISPATCH(target)(); }
+
+int lanes() { return HWY_DYNAMIC_DISPATCH(lane_count)(); }
+
+int max_tile_vectors() { return kMaxTileVectors; }
+
+std::size_t tile_memory(const SelectiveScanProblem& problem, int vectors) {
+  return static_cast<std::size_t>(TileLayout(problem, vectors, lanes(), nullptr).used);
+}
+
+void scan_tile(const SelectiveScanProblem& problem, const Tile& tile, float* memory) {
+  const DenormalsAreZero guard;
+  HWY_DYNAMIC_DISPATCH(scan_tile)(problem, tile, memory);
+}
+
+float load_states(const SelectiveScanProblem& problem, const Tile& tile, const StateRows& to) {
+  const DenormalsAreZero guard;
+  return HWY_DYNAMIC_DISPATCH(load_states)(problem, tile, to);
+}
+
+float stage_steps(const SelectiveScanProblem& problem, const Tile& tile, Index step, int steps, const StepRows& to) {
+  const DenormalsAreZero guard;
+  return HWY_DYNAMIC_DISPATCH(stage_steps)(problem, tile, step, steps, to);
+}
+
+void stage_projections(const SelectiveScanProblem& problem, Index batch, Index group, Index step, int steps,
+                       const ProjectionRows& to) {
+  const DenormalsAreZero guard;
+  HWY_DYNAMIC_DISPATCH(stage_projections)(problem, batch, group, step, steps, to);
+}
+
+void scan_block(const SelectiveScanProblem& problem, const StateBlock& block, const StateRows& states,
+                const StepRows& rows, const ProjectionRows& projections) {
+  const DenormalsAreZero guard;
+  HWY_DYNAMIC_DISPATCH(scan_block)(problem, block, states, rows, projections);
+}
+
+void finish_steps(const SelectiveScanProblem& problem, const Tile& tile, Index step, int steps, const StepRows& rows) {
+  const DenormalsAreZero guard;
+  HWY_DYNAMIC_DISPATCH(finish_steps)(problem, tile, step, steps, rows);
+}
+
+void store_states(const SelectiveScanProblem& problem, const Tile& tile, const float* h) {
+  HWY_DYNAMIC_DISPATCH(store_states)(problem, tile, h);
+}
+
+}  // namespace kernels
+}  // namespace mamba_scan::cpu
+#endif  // HWY_ONCE
