@@ -27,20 +27,18 @@ def _load_operator_library() -> None:
     torch.ops.load_library(str(PACKAGE_FOLDER / f"mamba_scan_ops{suffix}"))
 
 
-def _nvrtc_folders() -> list[Path]:
-    """Where pip puts NVRTC: inside torch, or beside it in the NVIDIA packages. Not all of them need exist."""
-    nvidia = TORCH_FOLDER.parent / "nvidia"
-    if sys.platform == "win32":
-        return [TORCH_FOLDER / "lib", nvidia / "cu13" / "bin" / "x86_64", nvidia / "cuda_nvrtc" / "bin"]
-    return [TORCH_FOLDER / "lib", nvidia / "cu13" / "lib", nvidia / "cuda_nvrtc" / "lib"]
+def _package_folders() -> list[str]:
+    """Where pip installs: the runtime looks for NVRTC in torch and in the NVIDIA packages below each of them."""
+    folders = [str(TORCH_FOLDER.parent), *(entry for entry in sys.path if entry.endswith("-packages"))]
+    return list(dict.fromkeys(folders))
 
 
 _load_operator_library()
 
 from . import _runtime  # noqa: E402  (needs the folders added above)
 
-for _folder in _nvrtc_folders():
-    _runtime.add_nvrtc_search_folder(str(_folder))
+for _folder in _package_folders():
+    _runtime.add_nvrtc_search_folder(_folder)
 
 
 @torch.library.register_fake(OPERATOR)

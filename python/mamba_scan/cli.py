@@ -14,24 +14,34 @@ def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _flat(value: dict[str, Any] | list[Any], indent: str = "") -> list[str]:
-    """Lines that show nested dictionaries and lists the way a person reads them."""
+def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
+    """Show nested dictionaries the way a person reads them: one line per name, lists of records one line each."""
     lines = []
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for name, item in items:
-        if isinstance(item, dict | list):
-            if item:
-                lines += [f"{indent}{name}:", *_flat(item, indent + "  ")]
-        elif item not in ("", None):
-            lines.append(f"{indent}{name}: {item}" if isinstance(value, dict) else f"{indent}{item}")
+    for name, item in value.items():
+        if item in ("", None, [], {}):
+            continue
+        if isinstance(item, dict):
+            lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
+        elif isinstance(item, list) and all(isinstance(entry, str) and len(entry) < 30 for entry in item):
+            lines.append(f"{indent}{name}: {', '.join(item)}")
+        elif isinstance(item, list):
+            lines += [f"{indent}{name}:", *(f"{indent}  - {_record(entry)}" for entry in item)]
+        else:
+            lines.append(f"{indent}{name}: {item}")
     return lines
+
+
+def _record(entry: object) -> str:
+    if not isinstance(entry, dict):
+        return str(entry)
+    return ", ".join(f"{name} {item}" for name, item in entry.items() if item not in ("", None))
 
 
 def _show(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(report)
     else:
-        print("\n".join(_flat(report)))
+        print("\n".join(_lines(report)))
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -57,7 +67,7 @@ def _warm(options: argparse.Namespace) -> int:
         for kernel in report.get("kernels", []):
             outcome = kernel.get("error") or f"{kernel['outcome']}, {kernel.get('compile_ms', 0):.0f} ms"
             print(f"{kernel['arch']:>8}  {kernel['variant']}: {outcome}")
-        print("\n".join(_flat({name: item for name, item in report.items() if name != "kernels"})))
+        print("\n".join(_lines({name: item for name, item in report.items() if name != "kernels"})))
     return 1 if report.get("failed") else 0
 
 
