@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cpu/instruction_sets.h"
 #include "cpu/selective_scan.h"
 #include "cpu_exp_rate.h"
 #include "ops/control.h"
