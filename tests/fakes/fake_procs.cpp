@@ -96,3 +96,10 @@ FAKE_ENTRY cuGetProcAddress_v2(const char* name, void** function, int version, s
   int ignored = 0;
   return look_up(name, function, version, status ? status : &ignored);
 }
+
+// Private to NVIDIA's libraries: NVRTC asks any driver that is loaded in the process for one and takes no for an
+// answer, but does not survive that there is nobody to ask.
+FAKE_ENTRY cuGetExportTable(const void** table, const void*) {
+  *table = nullptr;
+  return Result::kNotFound;
+}
