@@ -146,7 +146,11 @@ FileStatus write_new_file(const std::string& path, std::string_view content) {
 
 FileStatus replace_file(const std::string& from, const std::string& to) {
   const std::wstring source = win32_path(from), target = win32_path(to);
-  return with_retries([&] { return MoveFileExW(source.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0; });
+  FileStatus status =
+      with_retries([&] { return MoveFileExW(source.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0; });
+  // A file that somebody holds answers "access denied" here. The folder can be written: the temporary came to be.
+  if (status.outcome == FileOutcome::kDenied && is_file(to)) status.outcome = FileOutcome::kBusy;
+  return status;
 }
 
 FileStatus create_one_folder(const std::string& path) {
