@@ -6,10 +6,10 @@ using namespace mamba_scan::driver;
 
 #define FAKE_PROCS(X)                                                                                                  \
   X(cuInit, cuInit, 2000)                                                                                              \
-  X(cuDriverGetVersion, cuDriverGetVersion, 2020) X(cuGetErrorName, cuGetErrorName, 6000) X(                           \
-      cuGetErrorString, cuGetErrorString, 6000) X(cuDeviceGetCount, cuDeviceGetCount,                                  \
-                                                  2000) X(cuDeviceGet, cuDeviceGet, 2000) X(cuDeviceGetName,           \
-                                                                                            cuDeviceGetName, 2000)     \
+  X(cuDriverGetVersion, cuDriverGetVersion, 2020)                                                                      \
+  X(cuGetErrorName, cuGetErrorName, 6000) X(cuGetErrorString, cuGetErrorString, 6000) X(                               \
+      cuDeviceGetCount, cuDeviceGetCount, 2000) X(cuDeviceGet, cuDeviceGet, 2000) X(cuDeviceGetName, cuDeviceGetName,  \
+                                                                                    2000)                              \
       X(cuDeviceGetAttribute, cuDeviceGetAttribute, 2000) X(cuDeviceTotalMem, cuDeviceTotalMem_v2, 3020) X(            \
           cuDeviceGetPCIBusId, cuDeviceGetPCIBusId, 4010) X(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, 7000)  \
           X(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, 11000) X(cuCtxGetCurrent, cuCtxGetCurrent, 4000)  \
