@@ -42,7 +42,8 @@ def _check_activation(name: str, tensor: torch.Tensor, u: torch.Tensor) -> None:
     """Activations share the dtype of u, unless autocast is on and may cast them."""
     if tensor.dtype is u.dtype:
         return
-    if not (tensor.dtype in ACTIVATION_DTYPES and torch.is_autocast_enabled(u.device.type)):
+    autocast = u.device.type != "meta" and torch.is_autocast_enabled(u.device.type)
+    if not (autocast and tensor.dtype in ACTIVATION_DTYPES):
         _fail(name, f"dtype {_dtype(tensor.dtype)}", f"{_dtype(u.dtype)}, the dtype of u (or torch.autocast)")
 
 

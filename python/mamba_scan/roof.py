@@ -103,6 +103,8 @@ def _cpu_exp_rate() -> tuple[float, str]:
 
 
 def measure(device: torch.device) -> Roof:
-    """Measure both ceilings of a device; takes well below a second."""
-    rate, source = _cuda_exp_rate(device) if device.type == "cuda" else _cpu_exp_rate()
-    return Roof(_copy_rate(device), rate, source)
+    """Measure both ceilings of a device; takes about a second."""
+    if device.type != "cuda":
+        return Roof(_copy_rate(device), *_cpu_exp_rate())
+    with torch.cuda.device(device):
+        return Roof(_copy_rate(device), *_cuda_exp_rate(device))

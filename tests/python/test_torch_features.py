@@ -75,6 +75,8 @@ def test_meta_tensors():
     assert y.shape == (2, 9, 8)
     assert state.shape == (2, 8, 4)
     assert y.is_meta
+    with pytest.raises(ValueError, match="delta has dtype float16"):
+        mamba_scan.selective_scan(**problem | {"delta": problem["delta"].half()})
 
 
 def test_autocast_runs_in_the_dtype_of_u(device):
