@@ -8,10 +8,10 @@
 namespace mamba_scan::jit {
 
 struct BinaryInfo {
-  std::string variant;       // Variant::name()
-  std::string entry;         // name to look up after loading
-  std::string arch;          // "sm_90", or "compute_121" when the binary is PTX for a newer GPU
-  std::string nvrtc_version; // "13.0.88"
+  std::string variant;        // Variant::name()
+  std::string entry;          // name to look up after loading
+  std::string arch;           // "sm_90", or "compute_121" when the binary is PTX for a newer GPU
+  std::string nvrtc_version;  // "13.0.88"
   bool is_ptx = false;
   int registers = -1;              // per thread; -1: not known (PTX)
   std::int64_t shared_bytes = -1;  // static, per block

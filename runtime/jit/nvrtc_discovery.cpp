@@ -32,6 +32,9 @@ class Search {
       case CandidatePlace::Kind::kFolder:
         report(place, look_into_folder(place));
         break;
+      case CandidatePlace::Kind::kSystem:
+        report(place, ask_the_loader(place));
+        break;
     }
   }
 
@@ -53,6 +56,18 @@ class Search {
       for (const std::string& name : *names) {
         if (nvrtc_major(environment_.naming(), name) != major) continue;
         found += (found.empty() ? "" : "; ") + name + ": " + check_builtins_and_judge(place, name, major, *names);
+      }
+    }
+    return found.empty() ? "nothing" : found;
+  }
+
+  // The loader answers by loading the library, all 100 MB of it: only asked when nothing else has served.
+  std::string ask_the_loader(const CandidatePlace& place) {
+    if (result_.choice) return "not asked, there is one already";
+    std::string found;
+    for (const std::string& name : nvrtc_names(environment_.naming())) {
+      if (const auto path = environment_.system_library(name)) {
+        found += (found.empty() ? "" : "; ") + *path + ": " + judge(place, *path);
       }
     }
     return found.empty() ? "nothing" : found;

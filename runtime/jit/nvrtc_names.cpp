@@ -42,6 +42,12 @@ std::string builtins_name(NvrtcNaming naming, int major, int minor) {
                                          : "libnvrtc-builtins.so." + high + "." + low;
 }
 
+std::vector<std::string> nvrtc_names(NvrtcNaming naming) {
+  std::vector<std::string> names;
+  for (int major = kNewestNvrtcMajor; major >= kOldestNvrtcMajor; --major) names.push_back(nvrtc_name(naming, major));
+  return names;
+}
+
 std::optional<int> nvrtc_major(NvrtcNaming naming, std::string_view file_name) {
   const std::string name = naming == NvrtcNaming::kWindows ? lower(file_name) : std::string(file_name);
   std::string_view rest = name;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace mamba_scan::jit {
 
@@ -27,5 +28,8 @@ std::optional<int> builtins_major(NvrtcNaming naming, std::string_view file_name
 // "NVRTC 12 or newer": what came before cannot compile for the GPUs of today and has no cubin for some of them.
 inline constexpr int kOldestNvrtcMajor = 12;
 inline constexpr int kNewestNvrtcMajor = 16;  // how far to look for what does not exist yet
+
+// The names of all of these, the newest first.
+std::vector<std::string> nvrtc_names(NvrtcNaming naming);
 
 }  // namespace mamba_scan::jit

@@ -34,6 +34,9 @@ class PlaceList {
   void file(const std::string& place, const std::string& path) {
     if (seen_.insert(path).second) places_.push_back({place, path, Kind::kFile, {}});
   }
+  void system(const std::string& place, const std::string& where) {
+    places_.push_back({place, where, Kind::kSystem, {}});
+  }
   void note(const std::string& place, const std::string& where, const std::string& text) {
     places_.push_back({place, where, Kind::kNote, text});
   }
@@ -49,15 +52,9 @@ class PlaceList {
   std::vector<CandidatePlace> places_;
 };
 
-std::vector<std::string> library_names(NvrtcNaming naming) {
-  std::vector<std::string> names;
-  for (int major = kNewestNvrtcMajor; major >= kOldestNvrtcMajor; --major) names.push_back(nvrtc_name(naming, major));
-  return names;
-}
-
 void add_loaded(PlaceList& list) {
   bool any = false;
-  for (const std::string& name : library_names(list.environment().naming())) {
+  for (const std::string& name : nvrtc_names(list.environment().naming())) {
     if (const auto path = list.environment().loaded(name)) {
       list.file("loaded in this process", *path);
       any = true;
@@ -125,14 +122,7 @@ void add_system(PlaceList& list) {
     list.note("PATH", "", "every folder looked into");
     return;
   }
-  bool any = false;
-  for (const std::string& name : library_names(NvrtcNaming::kLinux)) {
-    if (const auto path = list.environment().system_library(name)) {
-      list.file("system", *path);
-      any = true;
-    }
-  }
-  if (!any) list.note("system", "ld.so.cache, LD_LIBRARY_PATH", "nothing");
+  list.system("system", "ld.so.cache, LD_LIBRARY_PATH");
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ struct CandidatePlace {
   enum class Kind {
     kFolder,  // look for NVRTC's names in it
     kFile,    // this file, whatever it is called
+    kSystem,  // ask the loader for NVRTC's names
     kNote,    // nothing to look into; `note` says why
   };
   std::string place;

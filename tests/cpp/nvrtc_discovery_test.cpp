@@ -185,6 +185,15 @@ TEST(NvrtcDiscovery, LeavesTheSystemToTheLoaderOnLinux) {
   EXPECT_EQ(find(machine), "/usr/lib/libnvrtc.so.12");
 }
 
+TEST(NvrtcDiscovery, DoesNotAskTheLoaderWhenAnotherPlaceServes) {
+  FakeMachine machine;
+  machine.system_libraries["libnvrtc.so.13"] = "/usr/lib/libnvrtc.so.13";
+  machine.add_facts("/usr/lib/libnvrtc.so.13", 13, 1);
+  machine.add_nvrtc("/usr/local/cuda/lib64", 13, 0);
+  EXPECT_EQ(find(machine), "/usr/local/cuda/lib64/libnvrtc.so.13");
+  EXPECT_EQ(machine.asked.count("/usr/lib/libnvrtc.so.13"), 0u);
+}
+
 TEST(NvrtcDiscovery, EarlierPlaceWinsATie) {
   FakeMachine machine;
   machine.add_nvrtc("/sp/torch/lib", 13, 0);
