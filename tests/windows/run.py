@@ -165,7 +165,7 @@ class Tests:
         if not good:
             suite.failed += 1
             suite.note = note
-            say("\n".join(text.splitlines()[-20:]))
+            say("\n".join(line[:240] for line in text.splitlines()[-12:]))
 
 
 def main() -> int:
