@@ -131,6 +131,28 @@ void Block::access(const void* address, std::size_t bytes, AccessKind kind, cons
   fail(*error);
 }
 
+// A copy may arrive at any time between its issue and the wait. So it must be ordered after other threads' accesses
+// when it is issued and before them when it is waited for, and in between nobody finds anything of use.
+void Block::async_copy(const AsyncCopy& copy) {
+  access(copy.from, copy.bytes, AccessKind::kRead, copy.code);
+  access(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
+  std::memset(copy.to, kPoison, copy.bytes);
+  threads_[running_].copies.back().push_back(copy);
+}
+
+void Block::async_commit() { threads_[running_].copies.emplace_back(); }
+
+void Block::async_wait(std::size_t pending) {
+  auto& groups = threads_[running_].copies;
+  while (groups.size() > pending + 1) {
+    for (const AsyncCopy& copy : groups.front()) {
+      access(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    }
+    groups.erase(groups.begin());
+  }
+}
+
 unsigned Block::barrier(unsigned id, unsigned count, bool wait, bool predicate, Place place) {
   if (count == 0) count = static_cast<unsigned>(threads_.size());
   if (id >= std::size(barriers_)) fail("barrier " + std::to_string(id) + " at " + place.text() + ": there are 16");
@@ -285,7 +307,12 @@ void Block::complete_collective(unsigned warp, const CollectiveCall& call) {
   }
   for (unsigned t : lanes) threads_[t].state = State::kReady;
   // Only __syncwarp orders memory; the other collectives move register contents and promise no more.
-  if (call.operation == Collective::kSyncWarp) checker_.partial_barrier(lanes, lanes);
+  if (call.operation != Collective::kSyncWarp) return;
+  if (lanes.size() == threads_.size()) {
+    checker_.full_barrier();
+  } else {
+    checker_.partial_barrier(lanes, lanes);
+  }
 }
 
 std::string Block::describe(unsigned thread) const {

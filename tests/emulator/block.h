@@ -34,6 +34,14 @@ struct CollectiveCall {
   Place place;
 };
 
+// A copy to shared memory that goes on while its thread does something else.
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+  const void* code;
+};
+
 class Block {
  public:
   Block(const KernelImage& kernel, const Launch& launch, Dim3 index, void** arguments, char* dynamic_shared,
@@ -56,6 +64,9 @@ class Block {
   unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, Place place);
   std::uint64_t collective(const CollectiveCall& call);
   void access(const void* address, std::size_t bytes, AccessKind kind, const void* code);
+  void async_copy(const AsyncCopy& copy);
+  void async_commit();
+  void async_wait(std::size_t pending);
   void yield();  // lets the others run: in loops that wait for a value in memory
   [[noreturn]] void fail(const std::string& what);
 
@@ -68,6 +79,7 @@ class Block {
     Place place;
     CollectiveCall call{};
     std::uint64_t result = 0;
+    std::vector<std::vector<AsyncCopy>> copies{1};  // by group; the last one is open
   };
   struct Barrier {
     unsigned expected = 0;

@@ -20,7 +20,7 @@
 #define __constant__ static const
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __align__(BYTES) alignas(BYTES)
+#define __align__(BYTES) __attribute__((aligned(BYTES)))
 // The emulator finds a kernel's static shared memory by the section it lies in.
 #define __shared__ static __attribute__((section(EMULATED_SHARED_SECTION)))
 #define __builtin_assume(CONDITION) ((CONDITION) ? void() : ::emulator::fail("a false assumption: " #CONDITION))

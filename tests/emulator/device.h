@@ -12,9 +12,6 @@
 
 namespace emulator {
 
-// Every byte of fresh memory and of shared memory at a block's start: a NaN as fp32, fp16 and bf16.
-constexpr unsigned char kPoison = 0xff;
-
 // Whether kernels were compiled with instrumented accesses, so that races and stray accesses are seen as they happen.
 bool sees_accesses();
 

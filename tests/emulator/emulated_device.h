@@ -90,4 +90,18 @@ inline void store_global(void* to, const void* from) {
   *static_cast<Type*>(to) = *static_cast<const Type*>(from);
 }
 
+inline int opaque(int x) { return x; }
+
+// The bytes arrive when they are waited for and are poison until then.
+template <int BYTES>
+inline void async_copy(void* to_shared, const void* from_global) {
+  static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async moves 4, 8 or 16 bytes");
+  ::emulator::async_copy(to_shared, from_global, BYTES);
+}
+inline void async_commit() { ::emulator::async_commit(); }
+template <int PENDING>
+inline void async_wait() {
+  ::emulator::async_wait(PENDING);
+}
+
 }  // namespace mamba_scan::device

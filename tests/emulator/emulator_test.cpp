@@ -174,6 +174,17 @@ TEST(Emulator, UnwrittenSharedMemoryIsNotANumber) {
   for (int i = 0; i < 64; ++i) EXPECT_TRUE(std::isnan(out[i]));
 }
 
+TEST(Emulator, AsynchronousCopiesArriveWhenWaitedFor) {
+  for (const Order order : kOrders) {
+    Device device;
+    float* in = device.allocate<float>("in", 5 * 128, Access::kReadOnly);
+    float* out = device.allocate<float>("out", 5 * 128);
+    std::iota(in, in + 5 * 128, 0.0f);
+    ASSERT_EQ(error_of(device, kAsyncCopies, geometry({1}, {32}, 0, order), in, out, 5, 0), "");
+    for (int i = 0; i < 5 * 128; ++i) ASSERT_EQ(out[i], static_cast<float>(i / 128 * 128 + 127 - i % 128));
+  }
+}
+
 // 65536 patterns each way: all 16-bit numbers; random fp32 patterns, and all numbers halfway between two fp16 ones.
 TEST(Emulator, ConversionsRoundToNearestEven) {
   constexpr unsigned kCount = 65536;
@@ -337,6 +348,26 @@ TEST(PlantedMistake, MisalignedVectorIsFound) {
   float* in = device.allocate<float>("in", 8, Access::kReadOnly);
   float* out = device.allocate<float>("out", 4);
   EXPECT_TRUE(mentions(error_of(device, kMisaligned, geometry({1}, {1}), in, out), {"16 bytes is not aligned"}));
+}
+
+TEST(PlantedMistake, CopyNotWaitedForHasNotArrived) {
+  Device device;
+  float* in = device.allocate<float>("in", 128, Access::kReadOnly);
+  float* out = device.allocate<float>("out", 128);
+  std::iota(in, in + 128, 0.0f);
+  ASSERT_EQ(error_of(device, kAsyncCopies, geometry({1}, {32}), in, out, 1, 1), "");
+  for (int i = 0; i < 128; ++i) EXPECT_TRUE(std::isnan(out[i]));
+}
+
+TEST(PlantedMistake, CopyOfAnotherThreadNeedsABarrierOnBothSides) {
+  for (const int mistake : {2, 3}) {
+    Device device;
+    float* in = device.allocate<float>("in", 3 * 128, Access::kReadOnly);
+    float* out = device.allocate<float>("out", 3 * 128);
+    NEEDS_INSTRUMENTED_ACCESSES;
+    EXPECT_TRUE(mentions(error_of(device, kAsyncCopies, geometry({1}, {32}), in, out, 3, mistake),
+                         {"race in static shared memory"}));
+  }
 }
 
 TEST(PlantedMistake, EndlessWaitEnds) {

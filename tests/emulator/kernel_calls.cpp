@@ -33,6 +33,15 @@ void require_aligned(const void* address, std::size_t bytes) {
     Block::current()->fail("an access of " + std::to_string(bytes) + " bytes is not aligned to as many");
 }
 
+void async_copy(void* to_shared, const void* from_global, std::size_t bytes) {
+  require_aligned(to_shared, bytes);
+  require_aligned(from_global, bytes);
+  Block::current()->async_copy({to_shared, from_global, bytes, __builtin_return_address(0)});
+}
+
+void async_commit() { Block::current()->async_commit(); }
+void async_wait(std::size_t pending) { Block::current()->async_wait(pending); }
+
 }  // namespace emulator
 
 // GCC and Clang put a call before every memory access of code compiled with -fsanitize=thread. The kernels are

@@ -38,5 +38,9 @@ void atomic_access(const void* address, std::size_t bytes);
 void yield();
 [[noreturn]] void fail(const char* what);
 void require_aligned(const void* address, std::size_t bytes);
+// Copies by the running thread, in groups: waiting leaves at most `pending` of the latest groups under way.
+void async_copy(void* to_shared, const void* from_global, std::size_t bytes);
+void async_commit();
+void async_wait(std::size_t pending);
 
 }  // namespace emulator

@@ -7,6 +7,9 @@
 
 namespace emulator {
 
+// Every byte of fresh memory and of shared memory at a block's start: a NaN as fp32, fp16 and bf16.
+constexpr unsigned char kPoison = 0xff;
+
 struct Dim3 {
   unsigned x = 1, y = 1, z = 1;
   std::size_t volume() const { return std::size_t{x} * y * z; }

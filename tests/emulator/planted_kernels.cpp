@@ -136,6 +136,28 @@ __global__ void pipeline(const int* in, int* out, int tiles) {
   }
 }
 
+// A warp's ring of two tiles. mistake 1: does not wait, 2: waits but does not tell the others, 3: overwrites a tile
+// that others may still read.
+__global__ void async_copies(const float* in, float* out, int tiles, int mistake) {
+  using namespace mamba_scan::device;
+  __shared__ __align__(16) float buffer[2][128];
+  const int t = threadIdx.x;
+  async_copy<16>(&buffer[0][4 * t], in + 4 * t);
+  async_commit();
+  for (int tile = 0; tile < tiles; ++tile) {
+    if (tile + 1 < tiles && mistake == 3) async_copy<16>(&buffer[(tile + 1) % 2][4 * t], in + (tile + 1) * 128 + 4 * t);
+    if (mistake != 1 && mistake != 3) async_wait<0>();
+    if (mistake == 3) {
+      async_commit();
+      async_wait<1>();
+    }
+    if (mistake != 2) __syncwarp();
+    if (tile + 1 < tiles && mistake != 3) async_copy<16>(&buffer[(tile + 1) % 2][4 * t], in + (tile + 1) * 128 + 4 * t);
+    if (mistake != 3) async_commit();
+    for (int i = 0; i < 4; ++i) out[tile * 128 + t + 32 * i] = buffer[tile % 2][127 - t - 32 * i];
+  }
+}
+
 __global__ void missing_barrier(float* out) {
   __shared__ float shared[64];
   shared[threadIdx.x] = static_cast<float>(threadIdx.x);
@@ -255,6 +277,7 @@ PLANTED(kIndices, indices);
 PLANTED(kConvert, convert);
 PLANTED(kReadsPoison, reads_poison);
 PLANTED(kPipeline, pipeline);
+PLANTED(kAsyncCopies, async_copies);
 PLANTED(kMissingBarrier, missing_barrier);
 PLANTED(kMissingWarpBarrier, missing_warp_barrier);
 PLANTED(kBlocksRace, blocks_race);

@@ -6,7 +6,7 @@
 namespace emulator {
 
 extern const KernelImage kBlockSum, kTranspose, kWarpSums, kShuffles, kVotes, kHistogram, kDynamicReverse,
-    kNamedBarriers, kWaitForFlag, kIndices, kConvert, kReadsPoison, kPipeline;
+    kNamedBarriers, kWaitForFlag, kIndices, kConvert, kReadsPoison, kPipeline, kAsyncCopies;
 
 extern const KernelImage kMissingBarrier, kMissingWarpBarrier, kBlocksRace, kAtomicAndPlain, kLeavesBeforeBarrier,
     kTwoBarriers, kBarrierCounts, kLaneMissing, kNotInOwnMask, kReadsOutsideMask, kLaneLeft, kOutOfBounds, kMisaligned,
