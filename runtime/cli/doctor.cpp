@@ -42,12 +42,13 @@ void show(const Json& report) {
   if (nvrtc.at("found").get<bool>()) {
     line("NVRTC", nvrtc.at("version").get<std::string>() + ", " + nvrtc.at("path").get<std::string>());
     std::string archs;
-    for (const Json& arch : nvrtc.at("supported_archs")) archs += (archs.empty() ? "" : " ") + arch.get<std::string>();
+    for (const Json& arch : nvrtc.at("supported_archs")) archs.append(arch.get<std::string>()).append(" ");
     line("  compiles for", archs);
   } else {
     line("NVRTC", "not found; looked in");
     for (const Json& place : nvrtc.at("places_tried")) {
-      line("", place.at("place").get<std::string>() + ": " + place.at("where").get<std::string>() + ": " +
+      const std::string where = place.at("where").get<std::string>();
+      line("", place.at("place").get<std::string>() + (where.empty() ? "" : ": " + where) + ": " +
                    place.at("found").get<std::string>());
     }
   }
