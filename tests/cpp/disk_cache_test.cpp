@@ -434,6 +434,7 @@ int race_worker() {
 namespace {
 
 TEST(DiskCacheRace, SixteenProcessesOnTheSameKeysNeverSeeAMixture) {
+  if (test::ChildProcess("--nothing").wait() == 127) GTEST_SKIP() << "an emulator that cannot start its own programs";
   const ScratchFolder scratch;
   const std::string folder = scratch / "cache";
   ScopedVariable variable("MAMBA_SCAN_TEST_RACE_FOLDER", folder);
@@ -466,6 +467,7 @@ TEST(DiskCacheRace, SixteenProcessesOnTheSameKeysNeverSeeAMixture) {
 }  // namespace mamba_scan::jit
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--nothing") == 0) return 0;
   if (argc == 2 && std::strcmp(argv[1], "--race-worker") == 0) return mamba_scan::jit::race_worker();
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
