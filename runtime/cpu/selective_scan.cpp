@@ -13,7 +13,7 @@ namespace {
 // Exponentials that repay waking a thread (some 10 us), and those that repay handing stretches of steps around.
 constexpr Index kExponentialsPerThread = 1 << 15;
 constexpr Index kExponentialsToSplitStates = 1 << 20;
-constexpr Index kTasksPerThread = 4;  // so that a thread that starts late or is interrupted costs little
+constexpr Index kTasksPerThread = 2;  // so that a thread that starts late or is interrupted costs little
 
 Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
@@ -39,8 +39,8 @@ Plan make_plan(const SelectiveScanProblem& problem, Index lanes, int limit) {
   if (threads > 1 && unbalanced && block_count(problem.dstate) > 1 && exponentials >= kExponentialsToSplitStates) {
     return {threads, true, 1};
   }
-  // Sharing pays for converting B and C, which many states make relatively cheap and large.
-  Index tile_vectors = std::clamp<Index>(64 / std::max<Index>(problem.dstate, 1), 1, kernels::max_tile_vectors());
+  // Many states make sharing B and C relatively cheap and the states of a tile too large for the cache.
+  Index tile_vectors = std::clamp<Index>(256 / std::max<Index>(problem.dstate, 1), 1, kernels::max_tile_vectors());
   const auto tasks = [&] { return problem.batch * problem.ngroups * ceil_div(vectors_per_group, tile_vectors); };
   while (tile_vectors > 1 && threads > 1 && tasks() < kTasksPerThread * threads) --tile_vectors;
   return {threads, false, tile_vectors};
