@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import zipfile
@@ -21,7 +22,7 @@ def metadata(folder: Path) -> Path:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with working_folder(ROOT):
+    with working_folder(ROOT), contextlib.redirect_stdout(io.StringIO()):  # it announces itself
         info = folder / prepare_metadata_for_build_wheel(str(folder))
     wheel = info / "WHEEL"
     lines = [line for line in wheel.read_text().splitlines() if line and not line.startswith("Tag:")]
