@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../fakes/fake_cuda.h"
+#include "empty_kernels.h"
 #include "jit_test_support.h"
 
 #if !defined(_WIN32)
@@ -173,10 +174,7 @@ TEST_F(CliTest, AnEmptyCacheListsVerifiesAndClears) {
 
 TEST_F(CliTest, WarmCompilesAndABrokenEntryIsFoundAndRemoved) {
   if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
-  const char* const kernel =
-      "extern \"C\" __global__ void selective_scan_forward(unsigned char* p) { if (p) *p = 0; }\n";
-  platform::create_folders(scratch / "kernels/selective_scan");
-  test::write_plainly(scratch / "kernels/selective_scan/forward.cu", kernel);
+  test::write_empty_kernels(scratch / "kernels");
   const test::ScopedVariable sources("MAMBA_SCAN_KERNEL_DIR", scratch / "kernels");
   const Outcome warm = run({"warm"}, "devices=90:132:H200");
   EXPECT_EQ(warm.code, 0) << warm.err;

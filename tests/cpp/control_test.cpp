@@ -10,6 +10,7 @@
 
 #include "../fakes/fake_cuda.h"
 #include "cpu/selective_scan.h"
+#include "empty_kernels.h"
 #include "jit_test_support.h"
 #include "ops/runtime.h"
 #include "platform/error.h"
@@ -20,10 +21,6 @@ namespace {
 
 using Json = nlohmann::json;
 using tests::FakeCuda;
-
-// Compiles in a moment; what it does does not matter here.
-constexpr const char* kEmptyKernel =
-    "extern \"C\" __global__ void selective_scan_forward(unsigned char* p) { if (p) *p = 0; }\n";
 
 void run_on_cpu(const char* entry, void** arguments) {
   if (std::string(entry) == "selective_scan_forward") {
@@ -36,8 +33,7 @@ struct Machine {
   test::ScratchFolder scratch;
   FakeCuda fake{"devices=90:132:NVIDIA H200,87:16:Orin:integrated:watchdog;version=13000"};
   Machine() {
-    platform::create_folders(scratch / "kernels/selective_scan");
-    test::write_plainly(scratch / "kernels/selective_scan/forward.cu", kEmptyKernel);
+    test::write_empty_kernels(scratch / "kernels");
     platform::set_environment_variable("MAMBA_SCAN_KERNEL_DIR", scratch / "kernels");
     platform::set_environment_variable("MAMBA_SCAN_CACHE_DIR", scratch / "cache");
   }

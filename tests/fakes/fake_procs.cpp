@@ -4,49 +4,56 @@
 
 using namespace mamba_scan::driver;
 
-#define FAKE_PROCS(X)                                                                                                  \
-  X(cuInit, cuInit, 2000)                                                                                              \
-  X(cuDriverGetVersion, cuDriverGetVersion, 2020)                                                                      \
-  X(cuGetErrorName, cuGetErrorName, 6000) X(cuGetErrorString, cuGetErrorString, 6000) X(                               \
-      cuDeviceGetCount, cuDeviceGetCount, 2000) X(cuDeviceGet, cuDeviceGet, 2000) X(cuDeviceGetName, cuDeviceGetName,  \
-                                                                                    2000)                              \
-      X(cuDeviceGetAttribute, cuDeviceGetAttribute, 2000) X(cuDeviceTotalMem, cuDeviceTotalMem_v2, 3020) X(            \
-          cuDeviceGetPCIBusId, cuDeviceGetPCIBusId, 4010) X(cuDevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, 7000)  \
-          X(cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, 11000) X(cuCtxGetCurrent, cuCtxGetCurrent, 4000)  \
-              X(cuCtxPushCurrent, cuCtxPushCurrent_v2, 4000) X(cuCtxPopCurrent, cuCtxPopCurrent_v2, 4000)              \
-                  X(cuCtxSynchronize, cuCtxSynchronize, 2000) X(cuMemGetInfo, cuMemGetInfo_v2, 3020) X(                \
-                      cuMemAlloc, cuMemAlloc_v2, 3020) X(cuMemFree, cuMemFree_v2, 3020) X(cuMemHostAlloc,              \
-                                                                                          cuMemHostAlloc, 2020)        \
-                      X(cuMemFreeHost, cuMemFreeHost, 2000) X(cuMemcpyHtoDAsync, cuMemcpyHtoDAsync_v2, 3020) X(        \
-                          cuMemcpyDtoHAsync, cuMemcpyDtoHAsync_v2,                                                     \
-                          3020) X(cuMemcpyDtoDAsync, cuMemcpyDtoDAsync_v2, 3020)                                       \
-                          X(cuMemsetD8Async, cuMemsetD8Async, 3020) X(cuStreamCreate, cuStreamCreate, 2000) X(         \
-                              cuStreamDestroy, cuStreamDestroy_v2, 4000)                                               \
-                              X(cuStreamSynchronize, cuStreamSynchronize, 2000) X(cuStreamQuery, cuStreamQuery, 2000)  \
-                                  X(cuStreamWaitEvent, cuStreamWaitEvent, 3020) X(cuEventCreate, cuEventCreate, 2000)  \
-                                      X(cuEventDestroy, cuEventDestroy_v2, 4000) X(cuEventRecord, cuEventRecord, 2000) \
-                                          X(cuEventQuery, cuEventQuery, 2000)                                          \
-                                              X(cuEventSynchronize, cuEventSynchronize, 2000)                          \
-                                                  X(cuEventElapsedTime, cuEventElapsedTime, 2000) X(                   \
-                                                      cuModuleLoadDataEx, cuModuleLoadDataEx, 2010)                    \
-                                                      X(cuModuleGetFunction, cuModuleGetFunction, 2000) X(             \
-                                                          cuModuleUnload, cuModuleUnload, 2000)                        \
-                                                          X(cuLibraryLoadData, cuLibraryLoadData, 12000) X(            \
-                                                              cuLibraryUnload, cuLibraryUnload, 12000)                 \
-                                                              X(cuLibraryGetKernel, cuLibraryGetKernel, 12000) X(      \
-                                                                  cuKernelGetFunction, cuKernelGetFunction, 12000)     \
-                                                                  X(cuFuncGetAttribute, cuFuncGetAttribute, 2020) X(   \
-                                                                      cuFuncSetAttribute, cuFuncSetAttribute, 9000)    \
-                                                                      X(cuOccupancyMaxActiveBlocksPerMultiprocessor,   \
-                                                                        cuOccupancyMaxActiveBlocksPerMultiprocessor,   \
-                                                                        6050) X(cuLaunchKernel, cuLaunchKernel, 4000)  \
-                                                                          X(cuLaunchKernelEx, cuLaunchKernelEx, 11060)
-
 // Only the addresses matter here; the signatures are where the functions are defined.
 extern "C" {
-#define FAKE_DECLARE(name, symbol, version) void symbol();
-FAKE_PROCS(FAKE_DECLARE)
-#undef FAKE_DECLARE
+void cuInit();
+void cuDriverGetVersion();
+void cuGetErrorName();
+void cuGetErrorString();
+void cuDeviceGetCount();
+void cuDeviceGet();
+void cuDeviceGetName();
+void cuDeviceGetAttribute();
+void cuDeviceTotalMem_v2();
+void cuDeviceGetPCIBusId();
+void cuDevicePrimaryCtxRetain();
+void cuDevicePrimaryCtxRelease_v2();
+void cuCtxGetCurrent();
+void cuCtxPushCurrent_v2();
+void cuCtxPopCurrent_v2();
+void cuCtxSynchronize();
+void cuMemGetInfo_v2();
+void cuMemAlloc_v2();
+void cuMemFree_v2();
+void cuMemHostAlloc();
+void cuMemFreeHost();
+void cuMemcpyHtoDAsync_v2();
+void cuMemcpyDtoHAsync_v2();
+void cuMemcpyDtoDAsync_v2();
+void cuMemsetD8Async();
+void cuStreamCreate();
+void cuStreamDestroy_v2();
+void cuStreamSynchronize();
+void cuStreamQuery();
+void cuStreamWaitEvent();
+void cuEventCreate();
+void cuEventDestroy_v2();
+void cuEventRecord();
+void cuEventQuery();
+void cuEventSynchronize();
+void cuEventElapsedTime();
+void cuModuleLoadDataEx();
+void cuModuleGetFunction();
+void cuModuleUnload();
+void cuLibraryLoadData();
+void cuLibraryUnload();
+void cuLibraryGetKernel();
+void cuKernelGetFunction();
+void cuFuncGetAttribute();
+void cuFuncSetAttribute();
+void cuOccupancyMaxActiveBlocksPerMultiprocessor();
+void cuLaunchKernel();
+void cuLaunchKernelEx();
 }
 
 namespace {
@@ -57,10 +64,57 @@ struct Proc {
   int introduced;
 };
 
+void* address(void (*function)()) { return reinterpret_cast<void*>(function); }
+
 const Proc kProcs[] = {
-#define FAKE_ROW(name, symbol, version) {#name, reinterpret_cast<void*>(&symbol), version},
-    FAKE_PROCS(FAKE_ROW)
-#undef FAKE_ROW
+    {"cuInit", address(cuInit), 2000},
+    {"cuDriverGetVersion", address(cuDriverGetVersion), 2020},
+    {"cuGetErrorName", address(cuGetErrorName), 6000},
+    {"cuGetErrorString", address(cuGetErrorString), 6000},
+    {"cuDeviceGetCount", address(cuDeviceGetCount), 2000},
+    {"cuDeviceGet", address(cuDeviceGet), 2000},
+    {"cuDeviceGetName", address(cuDeviceGetName), 2000},
+    {"cuDeviceGetAttribute", address(cuDeviceGetAttribute), 2000},
+    {"cuDeviceTotalMem", address(cuDeviceTotalMem_v2), 3020},
+    {"cuDeviceGetPCIBusId", address(cuDeviceGetPCIBusId), 4010},
+    {"cuDevicePrimaryCtxRetain", address(cuDevicePrimaryCtxRetain), 7000},
+    {"cuDevicePrimaryCtxRelease", address(cuDevicePrimaryCtxRelease_v2), 11000},
+    {"cuCtxGetCurrent", address(cuCtxGetCurrent), 4000},
+    {"cuCtxPushCurrent", address(cuCtxPushCurrent_v2), 4000},
+    {"cuCtxPopCurrent", address(cuCtxPopCurrent_v2), 4000},
+    {"cuCtxSynchronize", address(cuCtxSynchronize), 2000},
+    {"cuMemGetInfo", address(cuMemGetInfo_v2), 3020},
+    {"cuMemAlloc", address(cuMemAlloc_v2), 3020},
+    {"cuMemFree", address(cuMemFree_v2), 3020},
+    {"cuMemHostAlloc", address(cuMemHostAlloc), 2020},
+    {"cuMemFreeHost", address(cuMemFreeHost), 2000},
+    {"cuMemcpyHtoDAsync", address(cuMemcpyHtoDAsync_v2), 3020},
+    {"cuMemcpyDtoHAsync", address(cuMemcpyDtoHAsync_v2), 3020},
+    {"cuMemcpyDtoDAsync", address(cuMemcpyDtoDAsync_v2), 3020},
+    {"cuMemsetD8Async", address(cuMemsetD8Async), 3020},
+    {"cuStreamCreate", address(cuStreamCreate), 2000},
+    {"cuStreamDestroy", address(cuStreamDestroy_v2), 4000},
+    {"cuStreamSynchronize", address(cuStreamSynchronize), 2000},
+    {"cuStreamQuery", address(cuStreamQuery), 2000},
+    {"cuStreamWaitEvent", address(cuStreamWaitEvent), 3020},
+    {"cuEventCreate", address(cuEventCreate), 2000},
+    {"cuEventDestroy", address(cuEventDestroy_v2), 4000},
+    {"cuEventRecord", address(cuEventRecord), 2000},
+    {"cuEventQuery", address(cuEventQuery), 2000},
+    {"cuEventSynchronize", address(cuEventSynchronize), 2000},
+    {"cuEventElapsedTime", address(cuEventElapsedTime), 2000},
+    {"cuModuleLoadDataEx", address(cuModuleLoadDataEx), 2010},
+    {"cuModuleGetFunction", address(cuModuleGetFunction), 2000},
+    {"cuModuleUnload", address(cuModuleUnload), 2000},
+    {"cuLibraryLoadData", address(cuLibraryLoadData), 12000},
+    {"cuLibraryUnload", address(cuLibraryUnload), 12000},
+    {"cuLibraryGetKernel", address(cuLibraryGetKernel), 12000},
+    {"cuKernelGetFunction", address(cuKernelGetFunction), 12000},
+    {"cuFuncGetAttribute", address(cuFuncGetAttribute), 2020},
+    {"cuFuncSetAttribute", address(cuFuncSetAttribute), 9000},
+    {"cuOccupancyMaxActiveBlocksPerMultiprocessor", address(cuOccupancyMaxActiveBlocksPerMultiprocessor), 6050},
+    {"cuLaunchKernel", address(cuLaunchKernel), 4000},
+    {"cuLaunchKernelEx", address(cuLaunchKernelEx), 11060},
 };
 
 constexpr int kSymbolNotFound = 1;
