@@ -74,13 +74,14 @@ TEST_F(DriverTest, PlainSymbolsServeWhereGetProcAddressDoesNotAnswer) {
 #undef DRIVER_ENTRY
 }
 
-TEST_F(DriverTest, SymbolsAreAskedOfGetProcAddressFirst) {
+TEST_F(DriverTest, GetProcAddressKnowsEveryRowByItsNameAndVersion) {
   start();
   int rows = 1;  // cuDriverGetVersion is asked for before the table is filled
 #define DRIVER_ENTRY(name, symbol, abi, minimum, need, arguments) ++rows;
 #include "driver/driver_table.def"
 #undef DRIVER_ENTRY
   EXPECT_EQ(fake.count("cuGetProcAddress"), rows);
+  EXPECT_EQ(fake.count("resolved"), rows) << "a plain symbol stood in for a row with a wrong name or version";
 }
 
 TEST(DriverLoad, AMissingLibraryIsNamedWithTheLoadersWordsAndTheRemedy) {

@@ -22,9 +22,9 @@ using FakeCudaReset = void (*)(const char* settings);
 // Streams are numbered from 1 in the order of their making; 0 is the default stream. Valid until the next call here.
 using FakeCudaJournal = const char* (*)();
 
-// How many calls of a driver function, or of: live_allocations, live_bytes, live_pinned, live_streams, live_events,
-// live_libraries, live_modules, retained_contexts, pushed_contexts (on this thread), misuse (double frees and the
-// like, which a real driver may not survive).
+// How many calls of a driver function, or of: resolved (answers of cuGetProcAddress), live_allocations, live_bytes,
+// live_pinned, live_streams, live_events, live_libraries, live_modules, retained_contexts, pushed_contexts (on this
+// thread), misuse (double frees and the like, which a real driver may not survive).
 using FakeCudaCount = long long (*)(const char* what);
 
 // Runs in the place of kernels: gets the kernel's name and its arguments. Device memory is host memory.

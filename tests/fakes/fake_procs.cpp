@@ -133,6 +133,7 @@ Result look_up(const char* name, void** function, int version, int* status) {
       return Result::kNotFound;
     }
     *function = proc.address;
+    ++call.s().calls["resolved"];
     *status = 0;
     return Result::kSuccess;
   }
