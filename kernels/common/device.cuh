@@ -46,9 +46,7 @@ __device__ __forceinline__ float to_float(Float16 x) {
   return y;
 }
 
-__device__ __forceinline__ float to_float(BFloat16 x) {
-  return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
-}
+__device__ __forceinline__ float to_float(BFloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 
 // Round to nearest even.
 __device__ __forceinline__ void from_float(float x, float& out) { out = x; }
@@ -94,6 +92,45 @@ __device__ __forceinline__ void store_global(void* to, const void* from) {
     static_assert(BYTES == 2, "2, 4, 8 or 16 bytes");
     *static_cast<unsigned short*>(to) = *static_cast<const unsigned short*>(from);
   }
+}
+
+// x, but the compiler does not know that it is the same in every iteration of a loop: what is computed from it is
+// computed anew each time instead of being kept in registers for the whole loop.
+__device__ __forceinline__ int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// Copies BYTES (4, 8 or 16) from global to shared memory while the thread goes on; both aligned to BYTES. Visible to
+// the thread after async_wait, to others after a barrier as well. Before Ampere there is no such instruction: an
+// ordinary load and store.
+template <int BYTES>
+__device__ __forceinline__ void async_copy(void* to_shared, const void* from_global) {
+#if __CUDA_ARCH__ >= 800
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+  if constexpr (BYTES == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from_global) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from_global), "n"(BYTES) : "memory");
+  }
+#else
+  load_global<BYTES>(from_global, to_shared);
+#endif
+}
+
+// Closes the group of copies issued since the last call.
+__device__ __forceinline__ void async_commit() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most PENDING of the latest groups are still under way.
+template <int PENDING>
+__device__ __forceinline__ void async_wait() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+#endif
 }
 
 }  // namespace mamba_scan::device

@@ -1,464 +1,313 @@
 // Selective scan, forward. Reference: problem.h states the recurrence; runtime/cpu is the same on a CPU.
 //
-// Grid: one block per (batch, group, MS_CHANNEL_BLOCK channels), flattened, channels fastest. Each block walks the
-// whole sequence in tiles of MS_TILE steps:
+// Grid: params.slots blocks of one warp, each with a contiguous range of tiles (forward_params.h). For every
+// piece of a row in its range a warp repeats, tile by tile:
 //
-//   global --regs--> stage: (delta, delta*u) per (step, channel), B|C per (step, state)   shared, fp32
-//                    compute: every warp MS_TILE steps, states in registers
-//                    epilogue: y + D*u, gate, round, store                                 global
+//   async copies of the next tile -> shared      u, delta, z as they are; B, C as they are
+//   expand B, C of this tile                     to fp32, once per warp
+//   compute kSteps steps at a time               states in registers, delta and u converted on reading
+//   sum over the lanes of a channel, gate, store
 //
-// The loads of the next tile are in flight, in registers, while this one computes.
-//
-// A lane owns MS_CHANNELS adjacent channels and MS_STATES states of each; MS_LANES lanes share its channels:
-//
-//   warp:  lane 0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2, MS_CHANNELS = 2)
-//   channels   0,1  | 2,3 | 4,5 | ...
-//   states of lane p: n = s * MS_LANES + p, s = 0 .. MS_STATES-1
-//
-// Cost per state and step: mul, ex2, mul, fma, fma; the exponential unit needs 8 clocks per warp for it, the other
-// four issues hide below. A shared load of B and C delivers 16 bytes per lane for two states and serves
-// MS_CHANNELS channels; more channels per lane means less shared memory traffic, more registers.
-//
-// Everything in capitals starting with MS_ comes from runtime/ops/plan.cpp as -D options:
-//   MS_DTYPE             0 fp32, 1 fp16, 2 bf16
-//   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
-//   MS_LANES MS_STATES MS_CHANNELS MS_THREADS MS_TILE     see above
-//   MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent channels
-//   MS_VECTOR            elements of u, delta, z, y per access along that axis
-//   MS_{U,DELTA,Z,Y}_VECTORED   0: that tensor is laid out otherwise and is accessed element by element
-//   MS_{B,C}_CONSTANT    (dim, dstate) in registers rather than staged
-//   MS_SOFTPLUS MS_HAS_BIAS MS_HAS_D MS_HAS_Z MS_HAS_INITIAL MS_HAS_FINAL
-#include "common/activation.cuh"
-#include "common/device.cuh"
-#include "selective_scan/forward_params.h"
+// Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit needs 8 clocks per warp for it, so
+// five issues leave three for everything else: with two lanes per channel, eight states and four channels per lane
+// (the usual plan at 16 states) a step is 32 of them, 256 clocks, and the rest comes to about 50 issues: 4 shared loads
+// of B and C, 2 of u and delta, 12 conversions and products, 8 for the sum over lanes, the store, and a sixteenth of a
+// tile's copies. Shared memory delivers about 1 KB per step and warp, an eighth of what it can in that time.
+#include "selective_scan/warp_tile.cuh"
 
 namespace mamba_scan {
 namespace {
 
-using namespace device;
-
-#if MS_DTYPE == 0
-using Element = float;
-#elif MS_DTYPE == 1
-using Element = Float16;
-#else
-using Element = BFloat16;
-#endif
-
-constexpr int kDState = MS_DSTATE;
-constexpr int kLanes = MS_LANES;
-constexpr int kStates = MS_STATES;
-constexpr int kChannels = MS_CHANNELS;
-constexpr int kThreads = MS_THREADS;
-constexpr int kTile = MS_TILE;
-constexpr int kVector = MS_VECTOR;
-constexpr int kChannelBlock = kThreads / kLanes * kChannels;
-constexpr int kStatePairs = (kStates + 1) / 2;
-constexpr int kGroup = kLanes < 8 ? kLanes : 8;  // steps whose partial sums are reduced over the lanes together
-constexpr bool kStageBC = !MS_B_CONSTANT || !MS_C_CONSTANT;
-constexpr bool kBothStaged = !MS_B_CONSTANT && !MS_C_CONSTANT;
-constexpr int kPairFloats = kBothStaged ? 4 : 2;  // (B,C,B,C) or (X,X) of states 2k and 2k+1
-
-// One tile's accesses of u, delta, z, y: `kItems` vectors per thread.
-constexpr int kVectorsPerTile = kTile * kChannelBlock / kVector;
-constexpr int kItems = (kVectorsPerTile + kThreads - 1) / kThreads;
-// One tile's elements of B or of C per thread.
-constexpr int kBCItems = (kTile * kDState + kThreads - 1) / kThreads;
-
-static_assert(32 % kLanes == 0 && kLanes * kStates >= kDState, "states must fit the lanes");
-static_assert(kTile % kGroup == 0, "a tile holds whole reduction groups");
-static_assert(kTile % kVector == 0 && kChannelBlock % kVector == 0, "a vector stays inside a tile");
-
-
-struct Shared {
-  __align__(16) float2 step[kTile][kChannelBlock];  // (delta, delta * u)
-  __align__(16) float y[kTile][kChannelBlock];
-  __align__(16) float bc[kStageBC ? kTile * kStatePairs * kLanes * kPairFloats : 1];
-};
-
-struct Vector {
-  __align__(sizeof(Element) * kVector) Element value[kVector];
-};
-
-// Where this thread's i-th vector of a tile lies: first step and channel relative to the tile and block.
-struct Place {
-  int step;
-  int channel;
-};
-
-__device__ __forceinline__ Place place_of(int item) {
-  const int vector = item * kThreads + static_cast<int>(threadIdx.x);
-#if MS_SEQ_CONTIGUOUS
-  return {vector / kChannelBlock * kVector, vector % kChannelBlock};
-#else
-  return {vector / (kChannelBlock / kVector), vector % (kChannelBlock / kVector) * kVector};
-#endif
+__device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const Row& row, int tile, Stage& stage,
+                                           int lane) {
+  lane = opaque(lane);
+  const Index first_step = static_cast<Index>(tile) * kTile;
+  const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
+  copy_sequence<MS_U_VECTORED>(stage.u, p.u, row, first_step, steps, lane);
+  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane);
+  if constexpr (MS_HAS_Z) copy_sequence<MS_Z_VECTORED>(stage.z, p.z, row, first_step, steps, lane);
+  copy_projection<MS_B_ORDER>(stage.B, p.B, row, first_step, steps, lane);
+  copy_projection<MS_C_ORDER>(stage.C, p.C, row, first_step, steps, lane);
 }
 
-__device__ __forceinline__ bool inside(Place place, int k, int steps, int channels) {
-#if MS_SEQ_CONTIGUOUS
-  return place.step + k < steps && place.channel < channels;
-#else
-  return place.step < steps && place.channel + k < channels;
-#endif
-}
-
-// base points at the block's first channel of the tile's first step.
-template <bool VECTORED>
-__device__ __forceinline__ void load_vector(const Element* base, Index seq_stride, Index dim_stride, Place place,
-                                            int steps, int channels, Vector& out) {
-  const Element* from = base + place.step * seq_stride + place.channel * dim_stride;
-  if (VECTORED && inside(place, kVector - 1, steps, channels)) {
-    load_global<sizeof(Vector)>(from, &out);
-    return;
-  }
-  const Index stride = MS_SEQ_CONTIGUOUS ? seq_stride : dim_stride;
-#pragma unroll
-  for (int k = 0; k < kVector; ++k) {
-    from_float(0.0f, out.value[k]);
-    if (inside(place, k, steps, channels)) load_global<sizeof(Element)>(from + k * stride, &out.value[k]);
-  }
-}
-
-template <bool VECTORED>
-__device__ __forceinline__ void store_vector(Element* base, Index seq_stride, Index dim_stride, Place place, int steps,
-                                             int channels, const Vector& in) {
-  Element* to = base + place.step * seq_stride + place.channel * dim_stride;
-  if (VECTORED && inside(place, kVector - 1, steps, channels)) {
-    store_global<sizeof(Vector)>(to, &in);
-    return;
-  }
-  const Index stride = MS_SEQ_CONTIGUOUS ? seq_stride : dim_stride;
-#pragma unroll
-  for (int k = 0; k < kVector; ++k)
-    if (inside(place, k, steps, channels)) store_global<sizeof(Element)>(to + k * stride, &in.value[k]);
-}
-
-// The tile's step and state of this thread's i-th element of B or C; adjacent threads take what is adjacent in memory.
-__device__ __forceinline__ bool bc_place(int item, bool seq_fastest, int& step, int& state) {
-  const int index = item * kThreads + static_cast<int>(threadIdx.x);
-  step = seq_fastest ? index % kTile : index / kDState;
-  state = seq_fastest ? index / kTile : index % kDState;
-  return index < kTile * kDState;
-}
-
-__device__ __forceinline__ void load_projection(const Element* base, const ProjectionTensor& tensor, int steps,
-                                                Element (&out)[kBCItems]) {
-  const bool seq_fastest = tensor.seq_stride == 1 && kDState > 1;
-#pragma unroll
-  for (int i = 0; i < kBCItems; ++i) {
-    int step, state;
-    from_float(0.0f, out[i]);
-    if (bc_place(i, seq_fastest, step, state) && step < steps)
-      load_global<sizeof(Element)>(base + step * tensor.seq_stride + state * tensor.state_stride, &out[i]);
-  }
-}
-
-// offset: where inside a pair of states this tensor's first value lies; spacing: between its two values.
-__device__ __forceinline__ void stage_projection(const Element (&in)[kBCItems], bool seq_fastest, int offset,
-                                                 int spacing, Shared& shared) {
-#pragma unroll
-  for (int i = 0; i < kBCItems; ++i) {
-    int step, state;
-    if (!bc_place(i, seq_fastest, step, state)) continue;
-    const int s = state / kLanes, lane = state % kLanes;
-    const int pair = (step * kStatePairs + s / 2) * kLanes + lane;
-    shared.bc[pair * kPairFloats + (s % 2) * spacing + offset] = to_float(in[i]);
-  }
-}
-
-// Sums over the kLanes lanes that share a channel, for kGroup steps at once: each round halves the steps a lane is
-// responsible for while it adds its neighbour's share. Afterwards value[0] of lane p belongs to step p % kGroup.
-__device__ __forceinline__ void reduce_over_lanes(float (&value)[kGroup], int lane) {
-#pragma unroll
-  for (int half = kGroup / 2; half > 0; half /= 2) {
-    const bool upper = (lane & half) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float keep = upper ? value[i + half] : value[i];
-      const float give = upper ? value[i] : value[i + half];
-      value[i] = keep + __shfl_xor_sync(0xffffffffu, give, half);
-    }
-  }
-#pragma unroll
-  for (int distance = kGroup; distance < kLanes; distance *= 2)
-    value[0] += __shfl_xor_sync(0xffffffffu, value[0], distance);
-}
-
-// What a lane keeps for the whole sequence.
+// What a lane keeps while it walks along a row.
 struct Lane {
   float state[kChannels][kStates];
-  float decay_rate[kChannels][kStates];  // A * log2(e): exp(dt * A) = 2^(dt * decay_rate)
-#if MS_B_CONSTANT
+  float rate[kChannels][kStates];
+  DeltaReader delta;
+#if MS_HAS_D
+  float D[kChannels];  // in one of the lanes that share a channel, zero in the others
+#endif
+#if MS_B_ORDER == 3
   float B[kChannels][kStates];
 #endif
-#if MS_C_CONSTANT
+#if MS_C_ORDER == 3
   float C[kChannels][kStates];
 #endif
 };
 
-__device__ __forceinline__ float constant_projection(const ProjectionTensor& tensor, Index channel, int n) {
-  return static_cast<const float*>(tensor.data)[channel * tensor.group_stride + n * tensor.state_stride];
-}
-
-__device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, Index batch, Index first_channel, int channels,
-                                          int own_channel, int lane, Lane& self) {
+__device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const Row& row, LaneId id, Lane& self) {
+  load_decay_rates(p, row, id, self.rate);
+  self.delta.load_bias(p, row, id);
+#if MS_HAS_D
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
-    const bool channel_exists = own_channel + r < channels;
-    const Index channel = first_channel + own_channel + r;
-#pragma unroll
-    for (int s = 0; s < kStates; ++s) {
-      const int n = s * kLanes + lane;
-      const bool exists = channel_exists && n < kDState;
-      self.state[r][s] = 0.0f;
-      self.decay_rate[r][s] = exists ? p.A[channel * p.A_dim_stride + n * p.A_state_stride] * kLog2E : 0.0f;
+    const int c = channel_of(id, r);
+    self.D[r] = id.part == 0 && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
+  }
+#endif
+#if MS_B_ORDER == 3
+  load_constant_projection(p.B, row, id, self.B);
+#endif
+#if MS_C_ORDER == 3
+  load_constant_projection(p.C, row, id, self.C);
+#endif
+}
+
+// The row's part of a (batch, dim, dstate) tensor.
+__device__ __forceinline__ float* row_states(const StateTensor& tensor, const Row& row) {
+  return tensor.data + row.batch * tensor.batch_stride + row.first_channel * tensor.dim_stride;
+}
+
+__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Row& row, LaneId id, Lane& self) {
 #if MS_HAS_INITIAL
-      if (exists)
-        self.state[r][s] = p.initial_state.data[batch * p.initial_state.batch_stride +
-                                                channel * p.initial_state.dim_stride + n * p.initial_state.state_stride];
-#endif
-#if MS_B_CONSTANT
-      self.B[r][s] = exists ? constant_projection(p.B, channel, n) : 0.0f;
-#endif
-#if MS_C_CONSTANT
-      self.C[r][s] = exists ? constant_projection(p.C, channel, n) : 0.0f;
-#endif
-    }
-  }
-}
-
-#if MS_HAS_FINAL
-__device__ __forceinline__ void store_state(const SelectiveScanProblem& p, Index batch, Index first_channel,
-                                            int channels, int own_channel, int lane, const Lane& self) {
-#pragma unroll
-  for (int r = 0; r < kChannels; ++r)
-#pragma unroll
-    for (int s = 0; s < kStates; ++s) {
-      const int n = s * kLanes + lane;
-      const Index channel = first_channel + own_channel + r;
-      if (own_channel + r < channels && n < kDState)
-        p.final_state.data[batch * p.final_state.batch_stride + channel * p.final_state.dim_stride +
-                           n * p.final_state.state_stride] = self.state[r][s];
-    }
-}
-#endif
-
-// B and C of states 2k and 2k+1 at one step, for this lane. Constant ones are left alone.
-__device__ __forceinline__ void read_pair(const Shared& shared, int step, int k, int lane, float (&B)[2],
-                                          float (&C)[2]) {
-  const float* pair = &shared.bc[((step * kStatePairs + k) * kLanes + lane) * kPairFloats];
-#if !MS_B_CONSTANT && !MS_C_CONSTANT
-  const float4 v = *reinterpret_cast<const float4*>(pair);
-  B[0] = v.x, C[0] = v.y, B[1] = v.z, C[1] = v.w;
-#elif !MS_B_CONSTANT
-  const float2 v = *reinterpret_cast<const float2*>(pair);
-  B[0] = v.x, B[1] = v.y;
-#elif !MS_C_CONSTANT
-  const float2 v = *reinterpret_cast<const float2*>(pair);
-  C[0] = v.x, C[1] = v.y;
+  const float* initial = row_states(p.initial_state, row);
+  for_each_state(row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
+                 [&](int r, int s, Index index, bool exists) { self.state[r][s] = exists ? initial[index] : 0.0f; });
+#else
+  set_zero(self.state);
 #endif
 }
 
-// One step of the recurrence for the lane's channels; y_part is this lane's share of sum_n h[n] * C[n].
-__device__ __forceinline__ void step_states(const Shared& shared, int step, int own_channel, int lane, Lane& self,
-                                            float (&y_part)[kChannels]) {
-  float delta[kChannels], delta_u[kChannels];
+#if MS_CUT
+// The state at the start of a slot's first piece, which lies inside a row: the carries of the slots before it, each
+// decayed by the sum of delta since, until the row's begin is reached or nothing older is left to see.
+__device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& params, const Piece& piece, LaneId id,
+                                              Lane& self) {
+  const Row& row = piece.row;
+  const int row_begin = piece.next - piece.end;
+  float since[kChannels];  // sum of delta from the end of the slot looked at to the start of this one
 #pragma unroll
-  for (int r = 0; r < kChannels; ++r) {
-    const float2 v = shared.step[step][own_channel + r];
-    delta[r] = v.x;
-    delta_u[r] = v.y;
-    y_part[r] = 0.0f;
-  }
-#pragma unroll
-  for (int k = 0; k < kStatePairs; ++k) {
-    float B[2], C[2];
-    read_pair(shared, step, k, lane, B, C);
-#pragma unroll
-    for (int i = 0; i < 2 && 2 * k + i < kStates; ++i)
-#pragma unroll
-      for (int r = 0; r < kChannels; ++r) {
-        const int s = 2 * k + i;
-#if MS_B_CONSTANT
-        B[i] = self.B[r][s];
-#endif
-#if MS_C_CONSTANT
-        C[i] = self.C[r][s];
-#endif
-        const float decay = exp2_fast(delta[r] * self.decay_rate[r][s]);
-        self.state[r][s] = decay * self.state[r][s] + delta_u[r] * B[i];
-        y_part[r] += self.state[r][s] * C[i];
-      }
-  }
-}
-
-// The whole tile: sums over states go to shared.y.
-__device__ __forceinline__ void compute_tile(Shared& shared, int own_channel, int lane, Lane& self) {
-#pragma unroll 1
-  for (int first = 0; first < kTile; first += kGroup) {
-    float part[kChannels][kGroup];
-#pragma unroll
-    for (int g = 0; g < kGroup; ++g) {
-      float y_part[kChannels];
-      step_states(shared, first + g, own_channel, lane, self, y_part);
-#pragma unroll
-      for (int r = 0; r < kChannels; ++r) part[r][g] = y_part[r];
-    }
+  for (int r = 0; r < kChannels; ++r) since[r] = 0.0f;
+  set_zero(self.state);
+  bool alive = true;
+  int from = this_slot();
+  do {
+    --from;
+    const float* state = params.carry_state + static_cast<Index>(from) * (kChannels * kStates * 32) + id.lane;
+    const float* delta = params.carry_delta + static_cast<Index>(from) * (kChannels * 32) + id.lane;
+    alive = false;
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
-      reduce_over_lanes(part[r], lane);
-      if (lane < kGroup) shared.y[first + lane][own_channel + r] = part[r][0];
+      const float older = since[r] + delta[r * 32];
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) {
+        self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * state[(r * kStates + s) * 32];
+        const bool exists = channel_of(id, r) < row.channels && s * kLanes + id.part < kDState;
+        alive = alive || (exists && !(older * self.rate[r][s] < kDecayed));
+      }
+      since[r] = older;
     }
+    alive = __any_sync(kAllLanes, alive);
+  } while (alive && slot_range(params, from).begin > row_begin);
+#if MS_HAS_INITIAL
+  if (!alive) return;
+  const StateTensor& tensor = params.problem.initial_state;
+  const float* initial = row_states(tensor, row);
+  for_each_state(row, id, tensor.dim_stride, tensor.state_stride, [&](int r, int s, Index index, bool exists) {
+    if (exists) self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * initial[index];
+  });
+#endif
+}
+#endif
+
+// One step for the lane's channels. Returns in y the lane's share of the output before the gate.
+__device__ __forceinline__ void step_states(const Shared& shared, int step, LaneId id, const float (&dt)[kChannels],
+                                            const float (&u)[kChannels], Lane& self, float (&y)[kChannels]) {
+  float B[kStates], C[kStates], delta_u[kChannels];
+  if constexpr (!kBConstant) read_floats(shared.B + step * kPaddedStates + id.part * kStates, B);
+  if constexpr (!kCConstant) read_floats(shared.C + step * kPaddedStates + id.part * kStates, C);
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) {
+    delta_u[r] = dt[r] * u[r];
+#if MS_HAS_D
+    y[r] = self.D[r] * u[r];
+#else
+    y[r] = 0.0f;
+#endif
+  }
+#pragma unroll
+  for (int s = 0; s < kStates; ++s)
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+#if MS_B_ORDER == 3
+      B[s] = self.B[r][s];
+#endif
+#if MS_C_ORDER == 3
+      C[s] = self.C[r][s];
+#endif
+      self.state[r][s] = exp2_fast(dt[r] * self.rate[r][s]) * self.state[r][s] + delta_u[r] * B[s];
+      y[r] += self.state[r][s] * C[s];
+    }
+}
+
+// The lane's owned channels of kSteps steps, from step `first` of the tile.
+using Outputs = float[kOwned][kSteps];
+
+__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Outputs& y) {
+#if MS_SEQ_CONTIGUOUS
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i) {
+    const Elements<kSteps> gate = read_elements<kSteps>(z + channel_of(id, id.first_owned + i) * kTile + first);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) y[i][t] *= silu(to_float(gate.value[t]));
+  }
+#else
+#pragma unroll
+  for (int t = 0; t < kSteps; ++t) {
+    const Elements<kOwned> gate =
+        read_elements<kOwned>(z + (first + t) * kWarpChannels + channel_of(id, id.first_owned));
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i) y[i][t] *= silu(to_float(gate.value[i]));
+  }
+#endif
+}
+
+// to: this lane's first owned channel of the first of these steps. exist: how many of the steps do.
+__device__ __forceinline__ void store_outputs(Element* to, const SequenceTensor& tensor, int exist, int channels,
+                                              LaneId id, const Outputs& y) {
+  const Index channel_stride = (kSeqContiguous ? kQuads : 1) * tensor.dim_stride;
+  if (MS_Y_VECTORED && exist >= kSteps && channels == kWarpChannels) {
+#if MS_SEQ_CONTIGUOUS
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i) {
+      Elements<kSteps> out;
+#pragma unroll
+      for (int t = 0; t < kSteps; ++t) from_float(y[i][t], out.value[t]);
+      store_global<sizeof(out)>(to + i * channel_stride, &out);
+    }
+#else
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+      Elements<kOwned> out;
+#pragma unroll
+      for (int i = 0; i < kOwned; ++i) from_float(y[i][t], out.value[i]);
+      store_global<sizeof(out)>(to, &out);
+      to += tensor.seq_stride;
+    }
+#endif
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i)
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t)
+      if (t < exist && channel_of(id, id.first_owned + i) < channels) {
+        Element out;
+        from_float(y[i][t], out);
+        store_global<kElementBytes>(to + i * channel_stride + t * tensor.seq_stride, &out);
+      }
+}
+
+// The tile in `stage`, B and C already expanded.
+__device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, const Stage& stage,
+                                             const Row& row, Index first_step, LaneId id, Lane& self) {
+  const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
+  // Of the lanes that own the same channel, one stores.
+  const bool stores = kLanes <= kChannels || id.part < kChannels;
+  Element* y = static_cast<Element*>(p.y.data) + row.batch * p.y.batch_stride + first_step * p.y.seq_stride +
+               (row.first_channel + channel_of(id, id.first_owned)) * p.y.dim_stride;
+#pragma unroll 1
+  for (int first = 0; first < steps; first += kSteps) {
+    self.delta.read(stage.delta, first, id);
+#if MS_SEQ_CONTIGUOUS
+    Elements<kSteps> raw[kChannels];
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) raw[r] = read_elements<kSteps>(stage.u + channel_of(id, r) * kTile + first);
+#else
+    Elements<kChannels> raw[kSteps];
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t)
+      raw[t] = read_elements<kChannels>(stage.u + (first + t) * kWarpChannels + channel_of(id, 0));
+#endif
+    Outputs out;
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+      float dt[kChannels], u[kChannels], sum[kChannels];
+      self.delta.step(t, first + t < steps, id, dt);
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) u[r] = to_float(kSeqContiguous ? raw[r].value[t] : raw[t].value[r]);
+      step_states(shared, first + t, id, dt, u, self, sum);
+      reduce_over_lanes(sum, id);
+#pragma unroll
+      for (int i = 0; i < kOwned; ++i) out[i][t] = sum[i];
+    }
+    if constexpr (MS_HAS_Z) apply_gate(stage.z, first, id, out);
+    if (stores) store_outputs(y + first * p.y.seq_stride, p.y, steps - first, row.channels, id, out);
+  }
+}
+
+// The whole piece, from the state in `self`.
+__device__ __forceinline__ void scan_piece(const SelectiveScanProblem& p, Shared& shared, LaneId id, Lane& self) {
+  const Piece& piece = shared.piece;
+  int tile = piece.begin;
+  copy_stage(p, piece.row, tile, shared.stage[0], id.lane);
+  async_commit();
+  int current = 0;
+#pragma unroll 1
+  for (; tile < piece.end; ++tile) {
+    async_wait<0>();
+    __syncwarp();  // this tile is there for all lanes, and nobody reads the previous one any more
+    const Stage& stage = shared.stage[current];
+    current ^= 1;
+    if (tile + 1 < piece.end) copy_stage(p, piece.row, tile + 1, shared.stage[current], id.lane);
+    async_commit();
+    expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
+    expand_projection<MS_C_ORDER>(stage.C, shared.C, id.lane);
+    __syncwarp();
+    compute_tile(p, shared, stage, piece.row, static_cast<Index>(tile) * kTile, id, self);
   }
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(MS_THREADS) selective_scan_forward(const SelectiveScanForwardParams params) {
+extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
+    selective_scan_forward(const SelectiveScanForwardParams params) {
   __shared__ Shared shared;
   const SelectiveScanProblem& p = params.problem;
+  const LaneId id = lane_id();
+  clear_shared(shared, id.lane);
 
-  const Index block = blockIdx.x;
-  const Index row = block / params.blocks_per_group;  // batch * ngroups + group
-  const Index group = row % p.ngroups;
-  const Index batch = row / p.ngroups;
-  const int first_in_group = static_cast<int>(block % params.blocks_per_group) * kChannelBlock;
-  const Index first_channel = group * params.channels_per_group + first_in_group;
-  const int channels = min(kChannelBlock, params.channels_per_group - first_in_group);
-
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  const int own_channel = static_cast<int>(threadIdx.x) / kLanes * kChannels;
-
-  Lane self;
-  load_lane(p, batch, first_channel, channels, own_channel, lane, self);
-
-  // Padding states and steps past the end must be finite: their products with zero must be zero.
-  if (kStageBC)
-    for (int i = threadIdx.x; i < static_cast<int>(sizeof(shared.bc) / sizeof(float)); i += kThreads) shared.bc[i] = 0.0f;
-
-  const Element* u = static_cast<const Element*>(p.u.data) + batch * p.u.batch_stride + first_channel * p.u.dim_stride;
-  const Element* delta =
-      static_cast<const Element*>(p.delta.data) + batch * p.delta.batch_stride + first_channel * p.delta.dim_stride;
-#if MS_HAS_Z
-  const Element* z = static_cast<const Element*>(p.z.data) + batch * p.z.batch_stride + first_channel * p.z.dim_stride;
-#endif
-  Element* y = static_cast<Element*>(p.y.data) + batch * p.y.batch_stride + first_channel * p.y.dim_stride;
-#if !MS_B_CONSTANT
-  const Element* B = static_cast<const Element*>(p.B.data) + batch * p.B.batch_stride + group * p.B.group_stride;
-  const bool b_seq_fastest = p.B.seq_stride == 1 && kDState > 1;
-#endif
-#if !MS_C_CONSTANT
-  const Element* C = static_cast<const Element*>(p.C.data) + batch * p.C.batch_stride + group * p.C.group_stride;
-  const bool c_seq_fastest = p.C.seq_stride == 1 && kDState > 1;
-#endif
-
-  // The next tile's raw elements.
-  Vector u_next[kItems], delta_next[kItems];
-#if MS_HAS_Z
-  Vector z_next[kItems];
-#endif
-#if !MS_B_CONSTANT
-  Element b_next[kBCItems];
-#endif
-#if !MS_C_CONSTANT
-  Element c_next[kBCItems];
-#endif
-
-  auto load_tile = [&](Index first_step) {
-    const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const Place place = place_of(i);
-      load_vector<MS_U_VECTORED>(u + first_step * p.u.seq_stride, p.u.seq_stride, p.u.dim_stride, place, steps, channels,
-                                 u_next[i]);
-      load_vector<MS_DELTA_VECTORED>(delta + first_step * p.delta.seq_stride, p.delta.seq_stride, p.delta.dim_stride,
-                                     place, steps, channels, delta_next[i]);
-#if MS_HAS_Z
-      load_vector<MS_Z_VECTORED>(z + first_step * p.z.seq_stride, p.z.seq_stride, p.z.dim_stride, place, steps, channels,
-                                 z_next[i]);
-#endif
-    }
-#if !MS_B_CONSTANT
-    load_projection(B + first_step * p.B.seq_stride, p.B, steps, b_next);
-#endif
-#if !MS_C_CONSTANT
-    load_projection(C + first_step * p.C.seq_stride, p.C, steps, c_next);
-#endif
-  };
-
-  if (p.seqlen > 0) load_tile(0);
-
+  int begin = slot_range(params, this_slot()).begin;
 #pragma unroll 1
-  for (Index first_step = 0; first_step < p.seqlen; first_step += kTile) {
-    const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
-
-    __syncthreads();  // everybody is done with the last tile's shared memory
-    Vector u_now[kItems];
-#if MS_HAS_Z
-    Vector z_now[kItems];
-#endif
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const Place place = place_of(i);
-      u_now[i] = u_next[i];
-#if MS_HAS_Z
-      z_now[i] = z_next[i];
-#endif
-      if (place.step >= kTile) continue;
-#pragma unroll
-      for (int k = 0; k < kVector; ++k) {
-        const int step = place.step + (MS_SEQ_CONTIGUOUS ? k : 0);
-        const int channel = place.channel + (MS_SEQ_CONTIGUOUS ? 0 : k);
-        float dt = to_float(delta_next[i].value[k]);
-#if MS_HAS_BIAS
-        if (channel < channels) dt += p.delta_bias[first_channel + channel];
-#endif
-#if MS_SOFTPLUS
-        dt = softplus(dt);
-#endif
-        if (!inside(place, k, steps, channels)) dt = 0.0f;  // past the end: the state stays as it is
-        shared.step[step][channel] = {dt, dt * to_float(u_next[i].value[k])};
-      }
+  do {
+    if (id.lane == 0) shared.piece = piece_at(params, begin, slot_range(params, this_slot()).end);
+    __syncwarp();
+    const Piece& piece = shared.piece;
+    Lane self;
+    load_lane(p, piece.row, id, self);
+#if MS_CUT
+    if (piece.begin > 0) {
+      compose_state(params, piece, id, self);
+    } else {
+      start_state(p, piece.row, id, self);
     }
-#if !MS_B_CONSTANT
-    stage_projection(b_next, b_seq_fastest, 0, kBothStaged ? 2 : 1, shared);
+#else
+    start_state(p, piece.row, id, self);
 #endif
-#if !MS_C_CONSTANT
-    stage_projection(c_next, c_seq_fastest, kBothStaged ? 1 : 0, kBothStaged ? 2 : 1, shared);
-#endif
-    __syncthreads();
-
-    if (first_step + kTile < p.seqlen) load_tile(first_step + kTile);
-    compute_tile(shared, own_channel, lane, self);
-    __syncthreads();
-
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const Place place = place_of(i);
-      if (place.step >= kTile) continue;
-      Vector out;
-#pragma unroll
-      for (int k = 0; k < kVector; ++k) {
-        const int step = place.step + (MS_SEQ_CONTIGUOUS ? k : 0);
-        const int channel = place.channel + (MS_SEQ_CONTIGUOUS ? 0 : k);
-        float value = shared.y[step][channel];
-#if MS_HAS_D
-        if (channel < channels) value += p.D[first_channel + channel] * to_float(u_now[i].value[k]);
-#endif
-#if MS_HAS_Z
-        value *= silu(to_float(z_now[i].value[k]));
-#endif
-        from_float(value, out.value[k]);
-      }
-      store_vector<MS_Y_VECTORED>(y + first_step * p.y.seq_stride, p.y.seq_stride, p.y.dim_stride, place, steps, channels,
-                                  out);
-    }
-  }
-
+    if (p.seqlen > 0) scan_piece(p, shared, id, self);
 #if MS_HAS_FINAL
-  store_state(p, batch, first_channel, channels, own_channel, lane, self);
+    if (piece.end == params.tiles_per_row) {
+      float* final_state = row_states(p.final_state, piece.row);
+      for_each_state(piece.row, id, p.final_state.dim_stride, p.final_state.state_stride,
+                     [&](int r, int s, Index index, bool exists) {
+                       if (exists) final_state[index] = self.state[r][s];
+                     });
+    }
 #endif
+    begin = piece.next;
+    __syncwarp();  // the next piece is written over this one
+  } while (begin < slot_range(params, this_slot()).end);
 }
 
 }  // namespace mamba_scan

@@ -45,16 +45,16 @@ struct SelectiveScanProblem {
   Index seqlen;
   Index dim;
   Index dstate;
-  Index ngroups;         // dim % ngroups == 0; 1 when B and C are both constant
-  DType dtype;           // of u, delta, z, y and of B and C unless constant
-  bool delta_softplus;   // softplus(x) = log(1 + exp(x)), the identity above 20 as in PyTorch
+  Index ngroups;        // dim % ngroups == 0; 1 when B and C are both constant
+  DType dtype;          // of u, delta, z, y and of B and C unless constant
+  bool delta_softplus;  // softplus(x) = log(1 + exp(x)), the identity above 20 as in PyTorch
   SequenceTensor u;
   SequenceTensor delta;
-  SequenceTensor z;      // data null: no gate
-  SequenceTensor y;      // overlaps no input
+  SequenceTensor z;  // data null: no gate
+  SequenceTensor y;  // overlaps no input
   ProjectionTensor B;
   ProjectionTensor C;
-  const float* A;        // (dim, dstate) with strides
+  const float* A;  // (dim, dstate) with strides
   Index A_dim_stride;
   Index A_state_stride;
   const float* D;           // (dim,) contiguous, or null

@@ -84,7 +84,7 @@ void forward(StableIValue* stack, const Launch& launch) {
   const SelectiveScanProblem& problem = call.problem;
   if (problem.batch > 0 && problem.dim > 0) {
     if (problem.seqlen > 0) {
-      launch(problem, slots.arguments.u.device_index);
+      launch(problem, slots.arguments.u);
     } else {
       pass_state_on(slots, outputs);
     }
@@ -94,14 +94,32 @@ void forward(StableIValue* stack, const Launch& launch) {
 }
 
 void forward_cpu(StableIValue* stack, std::uint64_t, std::uint64_t) {
-  guarded("selective_scan_forward", __FILE__, __LINE__,
-          [&] { forward(stack, [](const SelectiveScanProblem& problem, int) { ops::selective_scan_cpu(problem); }); });
+  guarded("selective_scan_forward", __FILE__, __LINE__, [&] {
+    forward(stack, [](const SelectiveScanProblem& problem, const TensorArg&) { ops::selective_scan_cpu(problem); });
+  });
 }
+
+// Scratch memory from torch's caching allocator: freed when the call returns, reused by torch on the same stream only.
+class TorchScratch : public ops::ScratchAllocator {
+ public:
+  explicit TorchScratch(const TensorArg& like) : like_(like) {}
+  void* allocate(std::size_t bytes) override {
+    const Index floats = static_cast<Index>((bytes + sizeof(float) - 1) / sizeof(float));
+    const Index step = 1;
+    memory_ = empty_strided(1, &floats, &step, aoti_torch_dtype_float32(), like_);
+    return data_of(memory_);
+  }
+
+ private:
+  const TensorArg& like_;
+  OwnedTensor memory_;
+};
 
 void forward_cuda(StableIValue* stack, std::uint64_t, std::uint64_t) {
   guarded("selective_scan_forward", __FILE__, __LINE__, [&] {
-    forward(stack, [](const SelectiveScanProblem& problem, int device) {
-      ops::selective_scan_cuda(problem, device, current_cuda_stream(device));
+    forward(stack, [](const SelectiveScanProblem& problem, const TensorArg& u) {
+      TorchScratch scratch(u);
+      ops::selective_scan_cuda(problem, u.device_index, current_cuda_stream(u.device_index), scratch);
     });
   });
 }

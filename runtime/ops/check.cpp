@@ -25,8 +25,7 @@ void check(const SelectiveScanProblem& p) {
   need_at_least("dim", p.dim, 0);
   need_at_least("dstate", p.dstate, 1);
   need_at_least("ngroups", p.ngroups, 1);
-  if (p.dim % p.ngroups != 0)
-    fail("ngroups", std::to_string(p.ngroups), "a divisor of dim = " + std::to_string(p.dim));
+  if (p.dim % p.ngroups != 0) fail("ngroups", std::to_string(p.ngroups), "a divisor of dim = " + std::to_string(p.dim));
   if (p.dtype != DType::kFloat32 && p.dtype != DType::kFloat16 && p.dtype != DType::kBFloat16)
     fail("dtype", std::to_string(static_cast<int>(p.dtype)), "float32, float16 or bfloat16");
   const Index elements = p.batch * p.seqlen * p.dim;

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <shared_mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cpu/selective_scan.h"
 #include "driver/context.h"
@@ -15,28 +17,39 @@ namespace mamba_scan::ops {
 namespace {
 
 bool is_empty(const SelectiveScanProblem& problem) {
-  return problem.batch == 0 || problem.dim == 0 ||
-         (problem.seqlen == 0 && problem.final_state.data == nullptr);
+  return problem.batch == 0 || problem.dim == 0 || (problem.seqlen == 0 && problem.final_state.data == nullptr);
 }
 
-// Which kernel a variant became on a device, found without making strings: the path of every call after the first.
+struct Kernels {
+  const jit::LoadedKernel* forward = nullptr;
+  const jit::LoadedKernel* carry = nullptr;  // null unless the variant is cut
+};
+
+// Which kernels a variant became on a device, found without making strings: the path of every call after the first.
 class KernelTable {
  public:
-  const jit::LoadedKernel& get(Runtime& runtime, const ForwardVariant& variant, const DeviceContext& device) {
+  Kernels get(Runtime& runtime, const ForwardVariant& variant, const DeviceContext& device) {
     const Key key{device.report.ordinal, variant};
     {
       std::shared_lock lock(mutex_);
-      if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
+      if (const auto found = kernels_.find(key); found != kernels_.end()) return found->second;
     }
-    const jit::LoadedKernel& kernel = runtime.kernels().get(variant.variant(), device.report);
+    Kernels kernels;
+    if (variant.cut) {
+      // Two compiles: side by side.
+      std::vector<jit::Variant> both = {variant.forward(), variant.carry()};
+      runtime.builder().build_many(both, device.report.capability());
+      kernels.carry = &runtime.kernels().get(both[1], device.report);
+    }
+    kernels.forward = &runtime.kernels().get(variant.forward(), device.report);
     std::unique_lock lock(mutex_);
-    return *kernels_.emplace(key, &kernel).first->second;
+    return kernels_.emplace(key, kernels).first->second;
   }
 
  private:
   using Key = std::pair<int, ForwardVariant>;
   std::shared_mutex mutex_;
-  std::map<Key, const jit::LoadedKernel*> kernels_;
+  std::map<Key, Kernels> kernels_;
 };
 
 // Lives as long as the runtime, whose kernels it points at; never destroyed, as the runtime is not.
@@ -47,9 +60,12 @@ KernelTable& kernel_table() {
 
 const char* name_of(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return "float32";
-    case DType::kFloat16: return "float16";
-    case DType::kBFloat16: return "bfloat16";
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      return "bfloat16";
   }
   return "?";
 }
@@ -63,14 +79,35 @@ trace::KernelLaunch describe(const ForwardPlan& plan, const jit::LoadedKernel& k
   launch.dtype = name_of(p.dtype);
   launch.device = device;
   launch.stream = reinterpret_cast<std::uintptr_t>(stream);
-  launch.grid[0] = plan.grid;
-  launch.block[0] = static_cast<unsigned>(plan.variant.threads);
+  launch.grid[0] = static_cast<unsigned>(plan.params.slots);
+  launch.block[0] = kForwardBlockThreads;
   launch.shared_bytes = static_cast<unsigned>(kernel.info.shared_bytes > 0 ? kernel.info.shared_bytes : 0);
   launch.registers = kernel.info.registers;
-  const Work work = forward_work(p);
-  launch.bytes = work.bytes;
-  launch.exps = work.exps;
   return launch;
+}
+
+// work: what the launch stands for; nothing for the carries, which are our own overhead.
+void launch(const ForwardPlan& plan, const jit::LoadedKernel& kernel, Runtime& rt, int device, void* stream,
+            Work work) {
+  driver::LaunchConfig config;
+  config.grid[0] = static_cast<unsigned>(plan.params.slots);
+  config.block[0] = kForwardBlockThreads;
+  config.stream = static_cast<driver::CUstream>(stream);
+  SelectiveScanForwardParams params = plan.params;
+  void* arguments[] = {&params};
+
+  trace::Recorder* recorder = rt.recorder();
+  if (recorder == nullptr) {
+    kernel.kernel.launch(config, arguments);
+    return;
+  }
+  trace::KernelLaunch record = describe(plan, kernel, device, stream);
+  record.bytes = work.bytes;
+  record.exps = work.exps;
+  record.host_start_us = recorder->now_us();
+  kernel.kernel.launch(config, arguments);
+  record.host_duration_us = recorder->now_us() - record.host_start_us;
+  recorder->kernel_launch(record);
 }
 
 }  // namespace
@@ -80,7 +117,8 @@ void selective_scan_cpu(const SelectiveScanProblem& problem, int threads) {
   if (!is_empty(problem)) cpu::selective_scan(problem, threads);
 }
 
-void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal, void* stream) {
+void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal, void* stream,
+                         ScratchAllocator& scratch) {
   check(problem);
   if (is_empty(problem)) return;
 
@@ -88,24 +126,14 @@ void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal
   const DeviceContext& device = rt.device(device_ordinal);
   const driver::ContextGuard guard(*device.driver, device.context);
   ForwardPlan plan = plan_forward(problem, device.report);
-  const jit::LoadedKernel& kernel = kernel_table().get(rt, plan.variant, device);
-
-  driver::LaunchConfig config;
-  config.grid[0] = plan.grid;
-  config.block[0] = static_cast<unsigned>(plan.variant.threads);
-  config.stream = static_cast<driver::CUstream>(stream);
-  void* arguments[] = {&plan.params};
-
-  trace::Recorder* recorder = rt.recorder();
-  if (recorder == nullptr) {
-    kernel.kernel.launch(config, arguments);
-    return;
+  const Kernels kernels = kernel_table().get(rt, plan.variant, device);
+  if (plan.variant.cut) {
+    auto* memory = static_cast<char*>(scratch.allocate(plan.carry_state_bytes + plan.carry_delta_bytes));
+    plan.params.carry_state = reinterpret_cast<float*>(memory);
+    plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
+    launch(plan, *kernels.carry, rt, device_ordinal, stream, Work{});
   }
-  trace::KernelLaunch launch = describe(plan, kernel, device_ordinal, stream);
-  launch.host_start_us = recorder->now_us();
-  kernel.kernel.launch(config, arguments);
-  launch.host_duration_us = recorder->now_us() - launch.host_start_us;
-  recorder->kernel_launch(launch);
+  launch(plan, *kernels.forward, rt, device_ordinal, stream, forward_work(problem));
 }
 
 }  // namespace mamba_scan::ops

@@ -16,6 +16,16 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+class DriverScratch : public ScratchAllocator {
+ public:
+  explicit DriverScratch(const driver::Driver& driver) : driver_(driver) {}
+  void* allocate(std::size_t bytes) override { return buffers_.emplace_back(driver_, bytes).pointer(); }
+
+ private:
+  const driver::Driver& driver_;
+  std::vector<driver::DeviceBuffer> buffers_;
+};
+
 // Copies a problem to a device, runs it there, copies the outputs back.
 void run_on_device(TestProblem& test, const DeviceContext& device) {
   const driver::ContextGuard guard(*device.driver, device.context);
@@ -25,7 +35,8 @@ void run_on_device(TestProblem& test, const DeviceContext& device) {
     buffers.back().upload(tensor.bytes.data(), tensor.bytes.size(), nullptr);
     tensor.set_pointer(buffers.back().pointer());
   }
-  selective_scan_cuda(test.problem(), device.report.ordinal, nullptr);
+  DriverScratch scratch(*device.driver);
+  selective_scan_cuda(test.problem(), device.report.ordinal, nullptr, scratch);
   for (std::size_t i = 0; i < buffers.size(); ++i) {
     TestTensor& tensor = test.tensors()[i];
     if (tensor.output) buffers[i].download(tensor.bytes.data(), tensor.bytes.size(), nullptr);

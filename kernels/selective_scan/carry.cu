@@ -1,0 +1,166 @@
+// The carries of a forward scan that is cut in time (forward_params.h): for every slot that ends inside a row, the
+// state its last piece hands on had it started from zero, and the sum of delta over the piece.
+//
+//   carry[n] = sum_t exp(A[n] * R_t) * delta_t * u_t * B_t[n]      R_t = sum of delta over the steps after t
+//
+// A sum, not a recurrence, so it runs backwards from the piece's end and stops when exp(A * R_t) has become negligible
+// for every state of the warp; registers s whose states have decayed in all lanes are dropped before that.
+//
+// Grid and constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
+#include "selective_scan/warp_tile.cuh"
+
+namespace mamba_scan {
+namespace {
+
+constexpr int kDropTogether = kStates % 2 == 0 ? 2 : 1;  // registers s tested with one branch
+
+__device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const Row& row, int tile, Stage& stage,
+                                           int lane) {
+  lane = opaque(lane);
+  const Index first_step = static_cast<Index>(tile) * kTile;
+  const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
+  copy_sequence<MS_U_VECTORED>(stage.u, p.u, row, first_step, steps, lane);
+  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane);
+  copy_projection<MS_B_ORDER>(stage.B, p.B, row, first_step, steps, lane);
+}
+
+struct Lane {
+  float carry[kChannels][kStates];
+  float rate[kChannels][kStates];
+  float after[kChannels];  // R_t
+  DeltaReader delta;
+#if MS_B_ORDER == 3
+  float B[kChannels][kStates];
+#endif
+};
+
+// Which registers s still hold a state that counts, one bit per group of kDropTogether; the same in all lanes.
+__device__ __forceinline__ unsigned alive_groups(const Row& row, LaneId id, const Lane& self) {
+  unsigned alive = 0;
+#pragma unroll
+  for (int group = 0; group < kStates / kDropTogether; ++group) {
+    bool any = false;
+#pragma unroll
+    for (int k = 0; k < kDropTogether; ++k)
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) {
+        const int s = group * kDropTogether + k;
+        const bool exists = channel_of(id, r) < row.channels && s * kLanes + id.part < kDState;
+        any = any || (exists && !(self.after[r] * self.rate[r][s] < kDecayed));
+      }
+    if (__any_sync(kAllLanes, any)) alive |= 1u << group;
+  }
+  return alive;
+}
+
+__device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& stage, int steps, LaneId id,
+                                             unsigned alive, Lane& self) {
+#pragma unroll 1
+  for (int first = (steps - 1) / kSteps * kSteps; first >= 0; first -= kSteps) {
+    self.delta.read(stage.delta, first, id);
+#if MS_SEQ_CONTIGUOUS
+    Elements<kSteps> raw[kChannels];
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) raw[r] = read_elements<kSteps>(stage.u + channel_of(id, r) * kTile + first);
+#else
+    Elements<kChannels> raw[kSteps];
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t)
+      raw[t] = read_elements<kChannels>(stage.u + (first + t) * kWarpChannels + channel_of(id, 0));
+#endif
+    float after[kSteps][kChannels], delta_u[kSteps][kChannels];
+#pragma unroll
+    for (int t = kSteps - 1; t >= 0; --t) {
+      float dt[kChannels];
+      self.delta.step(t, first + t < steps, id, dt);
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) {
+        after[t][r] = self.after[r];
+        delta_u[t][r] = dt[r] * to_float(kSeqContiguous ? raw[r].value[t] : raw[t].value[r]);
+        self.after[r] += dt[r];
+      }
+    }
+#pragma unroll
+    for (int group = 0; group < kStates / kDropTogether; ++group) {
+      if (!(alive >> group & 1u)) continue;
+#pragma unroll
+      for (int t = 0; t < kSteps; ++t) {
+        float B[kDropTogether];
+        if constexpr (!kBConstant)
+          read_floats(shared.B + (first + t) * kPaddedStates + id.part * kStates + group * kDropTogether, B);
+#pragma unroll
+        for (int k = 0; k < kDropTogether; ++k)
+#pragma unroll
+          for (int r = 0; r < kChannels; ++r) {
+            const int s = group * kDropTogether + k;
+#if MS_B_ORDER == 3
+            B[k] = self.B[r][s];
+#endif
+            self.carry[r][s] += exp2_fast(after[t][r] * self.rate[r][s]) * (delta_u[t][r] * B[k]);
+          }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
+    selective_scan_carry(const SelectiveScanForwardParams params) {
+  __shared__ Shared shared;
+  const SelectiveScanProblem& p = params.problem;
+  const LaneId id = lane_id();
+  {
+    const Range range = slot_range(params, this_slot());
+    const int row_begin = range.end / params.tiles_per_row * params.tiles_per_row;
+    if (range.begin == range.end || range.end == row_begin) return;  // nothing is handed on
+    clear_shared(shared, id.lane);
+    if (id.lane == 0) shared.piece = piece_at(params, max(range.begin, row_begin), range.end);
+    __syncwarp();
+  }
+  const Piece& piece = shared.piece;
+  const Row& row = piece.row;
+  Lane self;
+  load_decay_rates(p, row, id, self.rate);
+  self.delta.load_bias(p, row, id);
+#if MS_B_ORDER == 3
+  load_constant_projection(p.B, row, id, self.B);
+#endif
+  set_zero(self.carry);
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) self.after[r] = 0.0f;
+
+  int tile = piece.end - 1;
+  copy_stage(p, row, tile, shared.stage[0], id.lane);
+  async_commit();
+  int current = 0;
+  unsigned alive = alive_groups(row, id, self);
+#pragma unroll 1
+  while (alive != 0) {
+    async_wait<0>();
+    __syncwarp();
+    const Stage& stage = shared.stage[current];
+    current ^= 1;
+    if (tile > piece.begin) copy_stage(p, row, tile - 1, shared.stage[current], id.lane);
+    async_commit();
+    expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
+    __syncwarp();
+    compute_tile(shared, stage,
+                 static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - static_cast<Index>(tile) * kTile)), id,
+                 alive, self);
+    if (tile == piece.begin) break;
+    --tile;
+    alive = alive_groups(row, id, self);
+  }
+
+  float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32) + id.lane;
+  float* delta = params.carry_delta + static_cast<Index>(this_slot()) * (kChannels * 32) + id.lane;
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) {
+    delta[r * 32] = self.after[r];
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) state[(r * kStates + s) * 32] = self.carry[r][s];
+  }
+}
+
+}  // namespace mamba_scan

@@ -1,0 +1,439 @@
+// What forward.cu and carry.cu share: how a warp's lanes, channels and states are laid out, which pieces of which rows
+// a warp works on, and how tiles of u, delta, z, B and C come from global memory into the warp's shared memory.
+//
+// A block is one warp: it waits only for its own copies, so there is no block barrier anywhere. A lane owns MS_CHANNELS
+// channels and MS_STATES states of each; MS_LANES lanes share them:
+//
+//   lane      0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2)
+//   quad q     0  |  1  |  2  | ...
+//   channel r of a lane:  q * MS_CHANNELS + r  where channels are adjacent in memory, so that its elements of a step
+//   are
+//                         one vector; r * quads + q where steps are adjacent, so that rows read together touch all
+//                         banks
+//   state s of a lane:    n = s * MS_LANES + part. Models order states by decay rate, so a register s holds states of
+//                         similar rate in all lanes, and carry.cu can drop it as a whole once they have decayed.
+//
+// Constants (from runtime/ops/plan.cpp as -D options):
+//   MS_DTYPE             0 fp32, 1 fp16, 2 bf16
+//   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
+//   MS_LANES MS_STATES MS_CHANNELS                                  see above
+//   MS_MIN_BLOCKS        per multiprocessor: caps the registers
+//   MS_TILE              steps copied at a time; two tiles are in flight
+//   MS_UNROLL            steps computed together, a divisor of MS_TILE
+//   MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent channels
+//   MS_{U,DELTA,Z,Y}_VECTORED   0: that tensor is laid out or aligned otherwise and is accessed element by element
+//   MS_{B,C}_ORDER       0 adjacent states, 1 adjacent steps, 2 anything else, 3 constant in time: (dim, dstate) fp32
+//   MS_SOFTPLUS MS_HAS_BIAS MS_HAS_D MS_HAS_Z MS_HAS_INITIAL MS_HAS_FINAL
+//   MS_CUT               1: slots may begin inside a row (forward_params.h)
+#pragma once
+
+#include "common/activation.cuh"
+#include "common/device.cuh"
+#include "selective_scan/forward_params.h"
+
+namespace mamba_scan {
+namespace {
+
+using namespace device;
+
+#if MS_DTYPE == 0
+using Element = float;
+#elif MS_DTYPE == 1
+using Element = Float16;
+#else
+using Element = BFloat16;
+#endif
+
+constexpr int kElementBytes = static_cast<int>(sizeof(Element));
+constexpr int kDState = MS_DSTATE;
+constexpr int kLanes = MS_LANES;
+constexpr int kStates = MS_STATES;
+constexpr int kChannels = MS_CHANNELS;
+constexpr int kTile = MS_TILE;
+constexpr int kSteps = MS_UNROLL;
+constexpr int kStages = 2;
+constexpr bool kSeqContiguous = MS_SEQ_CONTIGUOUS;
+constexpr int kQuads = 32 / kLanes;
+constexpr int kWarpChannels = kQuads * kChannels;
+constexpr int kPaddedStates = kLanes * kStates;
+constexpr bool kBConstant = MS_B_ORDER == 3;
+constexpr bool kCConstant = MS_C_ORDER == 3;
+// Channels whose sum over states a lane ends up with, see reduce_over_lanes().
+constexpr int kOwned = kChannels > kLanes ? kChannels / kLanes : 1;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+static_assert(32 % kLanes == 0 && kPaddedStates >= kDState, "states must fit the lanes");
+static_assert((kChannels & (kChannels - 1)) == 0, "channels per lane are halved when sums are reduced");
+static_assert(kTile % kSteps == 0, "a tile holds whole groups of steps");
+
+// One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent.
+struct __align__(16) Stage {
+  __align__(16) Element u[kTile * kWarpChannels];
+  __align__(16) Element delta[kTile * kWarpChannels];
+  __align__(16) Element z[MS_HAS_Z ? kTile * kWarpChannels : 1];
+  __align__(16) Element B[kBConstant ? 1 : kTile * kDState];
+  __align__(16) Element C[kCConstant ? 1 : kTile * kDState];
+};
+
+struct Row {
+  int batch;
+  int group;
+  int first_channel;  // of the warp
+  int channels;       // that exist, at most kWarpChannels
+};
+
+// Part of a row, in tiles from the row's begin; `next` is where the slot's next piece begins, counted over all rows.
+struct Piece {
+  Row row;
+  int begin, end;
+  int next;
+};
+
+struct __align__(16) Shared {
+  Stage stage[kStages];
+  // What the warp is working on. Here because registers are short, and it is needed once per tile at most.
+  Piece piece;
+  // The tile being computed, fp32, [step][part][s]: a lane's states of a step are adjacent.
+  __align__(16) float B[kBConstant ? 1 : kTile * kPaddedStates];
+  __align__(16) float C[kCConstant ? 1 : kTile * kPaddedStates];
+};
+
+// ---- which piece of which row ---------------------------------------------------------------------------------------
+
+struct Range {
+  int begin, end;  // tiles, counted over all rows
+};
+
+__device__ __forceinline__ Range slot_range(const SelectiveScanForwardParams& params, int slot) {
+  const int each = params.tiles / params.slots, extra = params.tiles % params.slots;
+  const int begin = slot * each + min(slot, extra);
+  return {begin, begin + each + (slot < extra ? 1 : 0)};
+}
+
+__device__ __forceinline__ Row row_of(const SelectiveScanForwardParams& params, int row) {
+  const int block = row % params.blocks_per_group;
+  const int batch_group = row / params.blocks_per_group;
+  const int groups = static_cast<int>(params.problem.ngroups);
+  const int group = batch_group % groups;
+  const int first_in_group = block * kWarpChannels;
+  return {batch_group / groups, group, group * params.channels_per_group + first_in_group,
+          min(kWarpChannels, params.channels_per_group - first_in_group)};
+}
+
+// The warp's slot. Read anew at each use, once per piece: not worth a register for the whole scan.
+__device__ __forceinline__ int this_slot() { return opaque(static_cast<int>(blockIdx.x)); }
+
+// The piece of the slot's range that begins at tile `begin`, counted over all rows.
+__device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& params, int begin, int range_end) {
+  const int row = begin / params.tiles_per_row;
+  const int row_begin = row * params.tiles_per_row;
+  const int end = min(range_end - row_begin, params.tiles_per_row);
+  return {row_of(params, row), begin - row_begin, end, row_begin + end};
+}
+
+// ---- which channels and states of the warp
+// ----------------------------------------------------------------------------
+
+struct LaneId {
+  int lane;
+  int part;  // which of the kLanes lanes that share channels
+  int quad;
+  int first_owned;  // index r of the first channel whose sum this lane ends up with
+};
+
+__device__ __forceinline__ LaneId lane_id() {
+  const int lane = static_cast<int>(threadIdx.x);
+  LaneId id{lane, lane % kLanes, lane / kLanes, 0};
+  int half = kChannels / 2;
+#pragma unroll
+  for (int distance = 1; distance < kLanes; distance *= 2) {
+    if (half >= 1 && (id.part & distance)) id.first_owned += half;
+    half /= 2;
+  }
+  return id;
+}
+
+__device__ __forceinline__ int channel_of(LaneId id, int r) {
+  return kSeqContiguous ? r * kQuads + id.quad : id.quad * kChannels + r;
+}
+
+// Adds the kLanes lanes' shares of kChannels sums. Each round halves the channels a lane is responsible for while it
+// adds its neighbour's share; afterwards value[i] is the whole sum of channel first_owned + i, i < kOwned.
+__device__ __forceinline__ void reduce_over_lanes(float (&value)[kChannels], LaneId id) {
+  int half = kChannels / 2;
+#pragma unroll
+  for (int distance = 1; distance < kLanes; distance *= 2) {
+    if (half >= 1) {
+      const bool upper = (id.part & distance) != 0;
+#pragma unroll
+      for (int i = 0; i < half; ++i) {
+        const float keep = upper ? value[i + half] : value[i];
+        const float give = upper ? value[i] : value[i + half];
+        value[i] = keep + __shfl_xor_sync(kAllLanes, give, distance);
+      }
+      half /= 2;
+    } else {
+      value[0] += __shfl_xor_sync(kAllLanes, value[0], distance);
+    }
+  }
+}
+
+// The inverse: from the owned channels' values to all kChannels, in every lane.
+__device__ __forceinline__ void gather_over_lanes(float (&value)[kChannels], LaneId id) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance >= 1; distance /= 2) {
+    const int half = kChannels / (2 * distance);
+    if (half < 1) continue;  // these lanes own the same channels
+    const bool upper = (id.part & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float mine = value[i];
+      const float other = __shfl_xor_sync(kAllLanes, mine, distance);
+      value[i] = upper ? other : mine;
+      value[i + half] = upper ? mine : other;
+    }
+  }
+}
+
+// Calls visit(r, s, index, exists) for every state of the lane, index counting elements from the warp's first channel
+// and state 0 and always valid. Strides are added up rather than multiplied, and there is no branch: 64-bit addresses
+// and predicates of 32 states at once would cost registers.
+template <class Visit>
+__device__ __forceinline__ void for_each_state(const Row& row, LaneId id, Index dim_stride, Index state_stride,
+                                               Visit visit) {
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) {
+    const int c = channel_of(id, r);
+    const bool channel_exists = c < row.channels;
+    Index index = channel_exists ? c * dim_stride + id.part * state_stride : 0;
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) {
+      const bool exists = channel_exists && s * kLanes + id.part < kDState;
+      visit(r, s, kPaddedStates == kDState || exists ? index : 0, exists);
+      index += channel_exists ? kLanes * state_stride : 0;
+    }
+  }
+}
+
+__device__ __forceinline__ void set_zero(float (&value)[kChannels][kStates]) {
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r)
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) value[r][s] = 0.0f;
+}
+
+// A * log2(e): exp(dt * A) = 2^(dt * rate). Zero where there is no such channel or state.
+__device__ __forceinline__ void load_decay_rates(const SelectiveScanProblem& p, const Row& row, LaneId id,
+                                                 float (&rate)[kChannels][kStates]) {
+  const float* A = p.A + row.first_channel * p.A_dim_stride;
+  for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
+                 [&](int r, int s, Index index, bool exists) { rate[r][s] = exists ? A[index] * kLog2E : 0.0f; });
+}
+
+// B or C when it is constant in time.
+__device__ __forceinline__ void load_constant_projection(const ProjectionTensor& tensor, const Row& row, LaneId id,
+                                                         float (&to)[kChannels][kStates]) {
+  const float* from = static_cast<const float*>(tensor.data) + row.first_channel * tensor.group_stride;
+  for_each_state(row, id, tensor.group_stride, tensor.state_stride,
+                 [&](int r, int s, Index index, bool exists) { to[r][s] = exists ? from[index] : 0.0f; });
+}
+
+// ---- from global to shared memory
+// -------------------------------------------------------------------------------------
+
+// ROWS x COLUMNS elements, columns adjacent in shared memory. VECTORED: adjacent and aligned in global memory too, and
+// copied asynchronously. Rows and columns past the existing ones become zero.
+template <int ROWS, int COLUMNS, bool VECTORED>
+__device__ __forceinline__ void copy_rows(Element* to, const Element* from, Index row_stride, Index column_stride,
+                                          int rows, int columns, int lane) {
+  constexpr int kRowBytes = COLUMNS * kElementBytes;
+  static_assert(!VECTORED || kRowBytes % 4 == 0, "a vectored row is a whole number of 4-byte words");
+  constexpr int kChunkBytes = kRowBytes % 16 == 0  ? 16
+                              : kRowBytes % 8 == 0 ? 8
+                              : kRowBytes % 4 == 0 ? 4
+                                                   : kElementBytes;
+  constexpr int kChunk = kChunkBytes / kElementBytes;
+  constexpr int kPerRow = COLUMNS / kChunk;
+  constexpr int kChunks = ROWS * kPerRow;
+  if constexpr (VECTORED) {
+    if (rows == ROWS && columns == COLUMNS) {
+      // Rows a fixed distance apart are reached by adding: products of 64 bits would be kept in registers.
+      constexpr bool kEven = 32 % kPerRow == 0;
+      const Element* source = from + lane / kPerRow * row_stride + lane % kPerRow * kChunk;
+#pragma unroll
+      for (int i = 0; i < (kChunks + 31) / 32; ++i) {
+        const int chunk = i * 32 + lane;
+        const int row = chunk / kPerRow, column = chunk % kPerRow * kChunk;
+        if (!kEven) source = from + row * row_stride + column;
+        if (kChunks % 32 == 0 || chunk < kChunks) async_copy<kChunkBytes>(to + row * COLUMNS + column, source);
+        source += 32 / kPerRow * row_stride;
+      }
+      return;
+    }
+  }
+#pragma unroll 1
+  for (int i = lane; i < ROWS * COLUMNS; i += 32) {
+    const int row = i / COLUMNS, column = i % COLUMNS;
+    from_float(0.0f, to[i]);
+    if (row < rows && column < columns)
+      load_global<kElementBytes>(from + row * row_stride + column * column_stride, &to[i]);
+  }
+}
+
+template <bool VECTORED>
+__device__ __forceinline__ void copy_sequence(Element* to, const SequenceTensor& tensor, const Row& row,
+                                              Index first_step, int steps, int lane) {
+  const Element* from = static_cast<const Element*>(tensor.data) + row.batch * tensor.batch_stride +
+                        first_step * tensor.seq_stride + row.first_channel * tensor.dim_stride;
+  if constexpr (kSeqContiguous) {
+    copy_rows<kWarpChannels, kTile, VECTORED>(to, from, tensor.dim_stride, tensor.seq_stride, row.channels, steps,
+                                              lane);
+  } else {
+    copy_rows<kTile, kWarpChannels, VECTORED>(to, from, tensor.seq_stride, tensor.dim_stride, steps, row.channels,
+                                              lane);
+  }
+}
+
+// B or C: [step][state], or [state][step] when steps are adjacent in memory (ORDER 1).
+template <int ORDER>
+__device__ __forceinline__ void copy_projection(Element* to, const ProjectionTensor& tensor, const Row& row,
+                                                Index first_step, int steps, int lane) {
+  if constexpr (ORDER == 3) return;
+  const Element* from = static_cast<const Element*>(tensor.data) + row.batch * tensor.batch_stride +
+                        first_step * tensor.seq_stride + row.group * tensor.group_stride;
+  if constexpr (ORDER == 1) {
+    copy_rows<kDState, kTile, true>(to, from, tensor.state_stride, tensor.seq_stride, kDState, steps, lane);
+  } else {
+    copy_rows<kTile, kDState, ORDER == 0>(to, from, tensor.seq_stride, tensor.state_stride, steps, kDState, lane);
+  }
+}
+
+__device__ __forceinline__ constexpr int place_of_state(int n) { return n % kLanes * kStates + n / kLanes; }
+
+// From the raw tile of B or C to fp32 in the order lanes read it. Padding states were zeroed once and stay zero.
+template <int ORDER>
+__device__ __forceinline__ void expand_projection(const Element* from, float* to, int lane) {
+  if constexpr (ORDER == 3) return;
+  constexpr int kElements = kTile * kDState;
+  constexpr int kVector = kElements % 4 == 0 ? 4 : 1;  // adjacent elements of one lane
+  struct __align__(kVector * kElementBytes) Vector {
+    Element value[kVector];
+  };
+#pragma unroll
+  for (int i = 0; i < (kElements / kVector + 31) / 32; ++i) {
+    const int first = (i * 32 + lane) * kVector;
+    if (kElements % (32 * kVector) != 0 && first >= kElements) break;
+    const Vector vector = *reinterpret_cast<const Vector*>(from + first);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      const int step = ORDER == 1 ? (first + k) % kTile : (first + k) / kDState;
+      const int n = ORDER == 1 ? (first + k) / kTile : (first + k) % kDState;
+      to[step * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
+    }
+  }
+}
+
+template <int COUNT>
+__device__ __forceinline__ void read_floats(const float* from, float (&to)[COUNT]) {
+  if constexpr (COUNT % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) {
+      const float4 v = *reinterpret_cast<const float4*>(from + i);
+      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+    }
+  } else if constexpr (COUNT % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 2) {
+      const float2 v = *reinterpret_cast<const float2*>(from + i);
+      to[i] = v.x, to[i + 1] = v.y;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) to[i] = from[i];
+  }
+}
+
+// A vector of elements as registers. Adjacent lanes read adjacent vectors.
+template <int COUNT>
+struct __align__(COUNT* kElementBytes > 16 ? 16 : COUNT * kElementBytes) Elements {
+  Element value[COUNT];
+};
+
+template <int COUNT>
+__device__ __forceinline__ Elements<COUNT> read_elements(const Element* from) {
+  return *reinterpret_cast<const Elements<COUNT>*>(from);
+}
+
+// ---- delta
+// ------------------------------------------------------------------------------------------------------------
+
+// kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
+// the channels it owns only, and the lanes that share channels exchange them.
+struct DeltaReader {
+#if MS_HAS_BIAS
+  float bias[kChannels];
+#endif
+
+  __device__ __forceinline__ void load_bias(const SelectiveScanProblem& p, const Row& row, LaneId id) {
+#if MS_HAS_BIAS
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+      const int c = channel_of(id, kExchange ? id.first_owned + r % kOwned : r);
+      bias[r] = c < row.channels ? p.delta_bias[row.first_channel + c] : 0.0f;
+    }
+#endif
+  }
+
+  // The raw elements of steps first .. first + kSteps - 1.
+  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id) {
+#if MS_SEQ_CONTIGUOUS
+#pragma unroll
+    for (int i = 0; i < kRead; ++i)
+      raw_[i] = read_elements<kSteps>(tile + channel_of(id, (kExchange ? id.first_owned : 0) + i) * kTile + first);
+#else
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t)
+      raw_[t] =
+          read_elements<kRead>(tile + (first + t) * kWarpChannels + channel_of(id, kExchange ? id.first_owned : 0));
+#endif
+  }
+
+  // exists: whether step t of the group lies inside the sequence.
+  __device__ __forceinline__ void step(int t, bool exists, LaneId id, float (&dt)[kChannels]) const {
+#pragma unroll
+    for (int i = 0; i < kRead; ++i) {
+      float value = to_float(kSeqContiguous ? raw_[i].value[t] : raw_[t].value[i]);
+#if MS_HAS_BIAS
+      value += bias[i];
+#endif
+#if MS_SOFTPLUS
+      value = softplus(value);
+#endif
+      // Tiles are padded with zeros, which bias and softplus would turn into a decay past the end.
+      if (MS_HAS_BIAS || MS_SOFTPLUS) value = exists ? value : 0.0f;
+      dt[i] = value;
+    }
+    if (kExchange) gather_over_lanes(dt, id);
+  }
+
+ private:
+  enum : bool { kExchange = MS_SOFTPLUS && kLanes > 1 };
+  enum : int { kRead = kExchange ? kOwned : kChannels };
+#if MS_SEQ_CONTIGUOUS
+  Elements<kSteps> raw_[kRead];
+#else
+  Elements<kRead> raw_[kSteps];
+#endif
+};
+
+__device__ __forceinline__ void clear_shared(Shared& shared, int lane) {
+  for (int i = lane; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += 32)
+    reinterpret_cast<unsigned*>(&shared)[i] = 0u;
+  __syncwarp();
+}
+
+// States that have decayed below 2^-40 of their value no longer count.
+constexpr float kDecayed = -40.0f;
+
+}  // namespace
+}  // namespace mamba_scan
