@@ -55,7 +55,10 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add("GateInOtherLayout", f32, steps).everything();
     scan.other_layout_z = true, scan.seqlens = {19};
   }
-  add("StatesFirstB", f16, channels).states_first_B = true;
+  {
+    ScanCase& scan = add("StatesFirstB", f16, channels);
+    scan.states_first_B = true, scan.seqlens = {17, 40};  // 40: rows of states can be moved in vectors
+  }
 
   // Groups, and channels that do not fill them evenly.
   {
@@ -79,6 +82,33 @@ std::vector<ScanCase> scan_cases() {
     scan.constant_B = scan.constant_C = true, scan.seqlens = {19};
   }
 
+  // Sequences long enough, on few channels, to be cut in time. A is small enough for distant pieces to matter.
+  const auto add_long = [&](const char* name, DType dtype, Layout layout, Index seqlen) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, layout);
+    scan.dim = 11, scan.seqlens = {seqlen}, scan.sm_count = 4;
+    return scan;
+  };
+  add_long("LongFloat32Steps", f32, steps, 201).everything();
+  add_long("LongFloat16Steps", f16, steps, 331).everything();
+  add_long("LongBFloat16Channels", bf16, channels, 331).everything();
+  add_long("LongFloat32Channels", f32, channels, 201).final = true;
+  {
+    ScanCase& scan = add_long("LongGroups", f16, steps, 331);
+    scan.dim = 3 * 5, scan.ngroups = 3, scan.batch = 2, scan.initial = scan.final = true;
+  }
+  {
+    ScanCase& scan = add_long("LongConstantB", f32, steps, 201).everything();
+    scan.constant_B = true;
+  }
+  {
+    ScanCase& scan = add_long("LongManyStates", f16, channels, 331);
+    scan.dim = 5, scan.dstate = 61, scan.initial = scan.final = true;
+  }
+  {
+    ScanCase& scan = add_long("LongOneState", f32, steps, 201);
+    scan.dstate = 1, scan.dim = 35, scan.initial = scan.final = scan.softplus = true;
+  }
+
   // Numbers of states: one lane, lanes not filled, the whole warp.
   for (const Index dstate : {1, 2, 3, 8, 13, 29, 64, 100, 256}) {
     ScanCase& scan = add("States", dstate % 2 == 0 ? f16 : f32, steps);
@@ -97,7 +127,9 @@ mamba_scan::driver::DeviceReport device_for(const ScanCase& scan) {
   device.name = "emulated";
   device.major = 8;
   device.sm_count = scan.sm_count;
+  device.max_threads_per_sm = 1536;
   device.shared_per_block = 48 * 1024;
+  device.shared_per_sm = 100 * 1024;
   return device;
 }
 

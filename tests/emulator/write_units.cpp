@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "ops/plan.h"
 #include "scan_case.h"
+#include "scan_launch.h"
 
 namespace {
 
@@ -21,8 +21,10 @@ std::vector<mamba_scan::jit::Variant> needed_variants() {
     for (const emulator::Index seqlen : scan.seqlens) {
       emulator::Device device;
       const emulator::ScanSetup setup(scan, seqlen, device, 1);
-      const auto variant = mamba_scan::ops::plan_forward(setup.problem(), device_for(scan)).variant.variant();
-      if (std::find(variants.begin(), variants.end(), variant) == variants.end()) variants.push_back(variant);
+      for (const emulator::KernelLaunch& launch : plan_scan(setup.problem(), scan, device).launches) {
+        if (std::find(variants.begin(), variants.end(), launch.variant) == variants.end())
+          variants.push_back(launch.variant);
+      }
     }
   }
   return variants;

@@ -1,0 +1,31 @@
+// A case's problem as the runtime would launch it, with scratch memory on the emulated device. The one place that knows
+// what a plan consists of.
+#pragma once
+
+#include <vector>
+
+#include "jit/variant.h"
+#include "scan_case.h"
+#include "selective_scan/forward_params.h"
+
+namespace emulator {
+
+struct KernelLaunch {
+  mamba_scan::jit::Variant variant;
+  Launch geometry;
+};
+
+struct PlannedScan {
+  mamba_scan::SelectiveScanForwardParams params;                   // the argument of every launch
+  std::vector<KernelLaunch> launches;                              // in order
+  bool cut = false;                                                // sequences are cut in time
+  std::size_t carry_state_per_slot = 0, carry_delta_per_slot = 0;  // floats
+};
+
+PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device);
+
+// The same kernels with the tiles dealt out to another number of warps; for a plan that cuts sequences any number from
+// one to the number of tiles must do.
+PlannedScan with_slots(const PlannedScan& plan, int slots, Device& device);
+
+}  // namespace emulator
