@@ -23,7 +23,9 @@ void use_instruction_set(const std::string& name) {
     if (wanted == targets.end()) {
       std::string known;
       for (const auto target : targets) known.append(known.empty() ? "" : ", ").append(hwy::TargetName(target));
-      throw ArgumentError("instruction set: got \"" + name + "\", this processor and build have " + known);
+      std::string message = "instruction set: got ";
+      message.append(name).append(", this processor and build have ").append(known);
+      throw ArgumentError(message);
     }
     hwy::SetSupportedTargetsForTest(*wanted);
   }
