@@ -193,7 +193,7 @@ int main(int argc, char** argv) {
           "\"scan_threads\": %.4g, \"ratio\": %.3f, \"ratio_bounded\": %.3f, \"speedup\": %.3f}",
           first ? "" : ",", shape.dtype, shape.layout, shape.batch, shape.seqlen, shape.dim, shape.dstate,
           shape.gate ? "true" : "false", result.exp, result.exp_bounded, result.one, result.many, result.ratio(),
-          result.many / result.one);
+          result.ratio_bounded(), result.many / result.one);
     } else {
       std::printf(
           "%-5s %-6s  %5lld x %6lld x %4lld x %3lld     %-4s | %6.3f %6.3f  | %6.3f   %6.3f  | %5.3f %5.3f %5.2f\n",
