@@ -59,12 +59,13 @@ class Variants : public testing::TestWithParam<int> {
     const auto path = platform::environment_variable("MAMBA_SCAN_VARIANTS_REPORT");
     if (!path || report().empty()) return;
     std::ofstream out(*path, std::ios::binary);
-    out << "arch    NVRTC     registers  shared bytes  stack bytes  CPU ms  variant\n";
+    out << "arch    NVRTC     registers  shared bytes  stack bytes  spilled bytes  CPU ms  variant\n";
     for (const Row& row : report()) {
-      char line[96];
-      std::snprintf(line, sizeof line, "%-7s %-9s %9d %13lld %12lld %7.0f  ", row.arch.c_str(),
+      char line[128];
+      std::snprintf(line, sizeof line, "%-7s %-9s %9d %13lld %12lld %14lld %7.0f  ", row.arch.c_str(),
                     row.info.nvrtc_version.c_str(), row.info.registers, static_cast<long long>(row.info.shared_bytes),
-                    static_cast<long long>(row.info.local_bytes), row.cpu_ms);
+                    static_cast<long long>(row.info.local_bytes), static_cast<long long>(row.info.spill_store_bytes),
+                    row.cpu_ms);
       out << line << row.variant << (row.error.empty() ? "" : "  DOES NOT COMPILE") << "\n";
     }
     EXPECT_TRUE(out.flush()) << "MAMBA_SCAN_VARIANTS_REPORT: cannot write " << *path;
