@@ -1,13 +1,16 @@
 // Runs the shipped selective scan kernels at small, odd shapes and compares them with float64.
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <ostream>
 
 #include "scan_case.h"
 #include "scan_launch.h"
 #include "shipped_kernels.h"
 
 namespace emulator {
+
+void PrintTo(const ScanCase& scan, std::ostream* out) { *out << scan.name; }
+
 namespace {
 
 const KernelImage* find_kernel(const std::string& name) {
