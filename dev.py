@@ -424,7 +424,8 @@ def wheel_suite(args: argparse.Namespace) -> list[Suite]:
         shutil.rmtree(folder, ignore_errors=True)
     env = {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "CMAKE_BUILD_PARALLEL_LEVEL": str(args.jobs)}
     pip = [PYTHON, "-m", "pip"]
-    run("wheel-build", [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", dist, ROOT], env=env)
+    options = ["--no-deps", "--no-build-isolation", f"--config-settings=build-dir={BUILD / 'wheel'}"]
+    run("wheel-build", [*pip, "wheel", *options, "-w", dist, ROOT], env=env)
     run("wheel-venv", [PYTHON, "-m", "venv", "--without-pip", fresh])
     python = fresh / PYTHON.relative_to(VENV)
     run("wheel-install", [*pip, "--python", python, "install", "--no-deps", *dist.glob("*.whl")])
@@ -547,11 +548,8 @@ def bench_command(args: argparse.Namespace) -> int:
     set_up(args, "build", "test")
     build_package(args, tests=True)
     programs = [[PYTHON, script] for script in sorted((ROOT / "tests/bench").glob("*.py"))]
-    programs += [
-        [path]
-        for path in sorted((NATIVE / "tests/bench").glob("*_bench*"))
-        if os.access(path, os.X_OK) and path.is_file()
-    ]
+    built = (NATIVE / "tests/bench").rglob("*_bench*")
+    programs += [[path] for path in sorted(built) if path.is_file() and path.suffix in ("", ".exe")]
     failed = 0
     for program in programs:
         say(f"== {Path(program[-1]).name}")
