@@ -1,7 +1,6 @@
 // The program mamba-scan as its users run it: a child process, its output, its exit code.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -76,8 +75,7 @@ int run_to_files(const std::vector<std::string>& words, const std::string& out, 
 }
 #endif
 
-// MAMBA_SCAN_TEST_PROGRAM, else the one of this build tree; behind MAMBA_SCAN_TEST_LAUNCHER (words separated by
-// spaces) where programs of this kind do not start by themselves.
+// MAMBA_SCAN_TEST_PROGRAM, else the one of this build tree; behind the launcher where one is needed.
 std::vector<std::string> program() {
 #if defined(_WIN32)
   const std::string built = tests::find_in_build_tree("runtime/mamba-scan.exe");
@@ -86,13 +84,7 @@ std::vector<std::string> program() {
 #endif
   const std::string path = platform::environment_variable("MAMBA_SCAN_TEST_PROGRAM").value_or(built);
   if (path.empty()) return {};
-  std::vector<std::string> words;
-  std::string launcher = platform::environment_variable("MAMBA_SCAN_TEST_LAUNCHER").value_or("");
-  for (std::size_t at = 0; at < launcher.size();) {
-    const std::size_t end = std::min(launcher.find(' ', at), launcher.size());
-    if (end > at) words.push_back(launcher.substr(at, end - at));
-    at = end + 1;
-  }
+  std::vector<std::string> words = test::launcher();
   words.push_back(path);
   return words;
 }

@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <cstdio>
+#include <iterator>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -121,6 +123,13 @@ class LogCapture {
   platform::LogSink before_;
 };
 
+// What stands before a program's name where programs of this kind do not start by themselves, e.g. an emulator:
+// MAMBA_SCAN_TEST_LAUNCHER, words separated by spaces.
+inline std::vector<std::string> launcher() {
+  std::istringstream text(platform::environment_variable("MAMBA_SCAN_TEST_LAUNCHER").value_or(""));
+  return {std::istream_iterator<std::string>(text), {}};
+}
+
 // This program once more, with one plain ASCII argument; everything else goes through environment variables, which
 // Windows hands over without a code page in between.
 class ChildProcess {
@@ -138,9 +147,13 @@ class ChildProcess {
       handle_ = process.hProcess;
     }
 #else
-    std::string copy = argument, name = program;
-    char* arguments[] = {name.data(), copy.data(), nullptr};
-    if (posix_spawn(&id_, program.c_str(), nullptr, nullptr, arguments, environ) != 0) id_ = -1;
+    std::vector<std::string> words = launcher();
+    words.push_back(program);
+    words.push_back(argument);
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    if (posix_spawnp(&id_, arguments[0], nullptr, nullptr, arguments.data(), environ) != 0) id_ = -1;
 #endif
   }
 

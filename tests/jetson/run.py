@@ -14,6 +14,7 @@ from cross_sources import cross_options
 from dev import BUILD, Suite, compile_targets, configure, ctest, save_suites, timed, unpack_wheel
 
 NVRTC = "nvidia-cuda-nvrtc==13.5.37"
+LAUNCHER = "qemu-aarch64-static -L /usr/aarch64-linux-gnu"
 
 
 def run_tests(jobs: int) -> list[Suite]:
@@ -21,7 +22,10 @@ def run_tests(jobs: int) -> list[Suite]:
     folder = configure("aarch64", cross_options())
     compile_targets(folder, jobs=jobs)
     nvrtc = unpack_wheel(NVRTC, BUILD / "nvrtc-aarch64", "--platform", "manylinux2014_aarch64")
-    env = {"MAMBA_SCAN_NVRTC": str(next(nvrtc.glob("**/libnvrtc.so.13")))}
+    env = {
+        "MAMBA_SCAN_NVRTC": str(next(nvrtc.glob("**/libnvrtc.so.13"))),
+        "MAMBA_SCAN_TEST_LAUNCHER": LAUNCHER,  # without binfmt_misc a test cannot start another program by itself
+    }
     return [ctest("jetson-cpp", folder / "tests/cpp", "-E", "variants_test", env=env, jobs=jobs)]
 
 
