@@ -80,12 +80,17 @@ __device__ __forceinline__ void load_global(const void* from, void* to) {
   }
 }
 
+// The whole vector in one instruction: written in C++, a struct of two words may become two stores, and two
+// transactions.
 template <int BYTES>
 __device__ __forceinline__ void store_global(void* to, const void* from) {
   if constexpr (BYTES == 16) {
-    *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+    const uint4 v = *static_cast<const uint4*>(from);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
   } else if constexpr (BYTES == 8) {
-    *static_cast<uint2*>(to) = *static_cast<const uint2*>(from);
+    const uint2 v = *static_cast<const uint2*>(from);
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(v.x), "r"(v.y) : "memory");
   } else if constexpr (BYTES == 4) {
     *static_cast<unsigned*>(to) = *static_cast<const unsigned*>(from);
   } else {

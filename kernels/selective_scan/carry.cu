@@ -7,22 +7,13 @@
 // for every state of the warp; registers s whose states have decayed in all lanes are dropped before that.
 //
 // Grid and constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
+#define MS_INTERLEAVED_STATES 1
 #include "selective_scan/warp_tile.cuh"
 
 namespace mamba_scan {
 namespace {
 
 constexpr int kDropTogether = kStates % 2 == 0 ? 2 : 1;  // registers s tested with one branch
-
-__device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const Row& row, int tile, Stage& stage,
-                                           int lane) {
-  lane = opaque(lane);
-  const Index first_step = static_cast<Index>(tile) * kTile;
-  const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
-  copy_sequence<MS_U_VECTORED>(stage.u, p.u, row, first_step, steps, lane);
-  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane);
-  copy_projection<MS_B_ORDER>(stage.B, p.B, row, first_step, steps, lane);
-}
 
 struct Lane {
   float carry[kChannels][kStates];
@@ -45,7 +36,7 @@ __device__ __forceinline__ unsigned alive_groups(const Row& row, LaneId id, cons
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) {
         const int s = group * kDropTogether + k;
-        const bool exists = channel_of(id, r) < row.channels && s * kLanes + id.part < kDState;
+        const bool exists = channel_of(id, r) < row.channels && state_of(id.part, s) < kDState;
         any = any || (exists && !(self.after[r] * self.rate[r][s] < kDecayed));
       }
     if (__any_sync(kAllLanes, any)) alive |= 1u << group;
@@ -58,16 +49,8 @@ __device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& 
 #pragma unroll 1
   for (int first = (steps - 1) / kSteps * kSteps; first >= 0; first -= kSteps) {
     self.delta.read(stage.delta, first, id);
-#if MS_SEQ_CONTIGUOUS
-    Elements<kSteps> raw[kChannels];
-#pragma unroll
-    for (int r = 0; r < kChannels; ++r) raw[r] = read_elements<kSteps>(stage.u + channel_of(id, r) * kTile + first);
-#else
-    Elements<kChannels> raw[kSteps];
-#pragma unroll
-    for (int t = 0; t < kSteps; ++t)
-      raw[t] = read_elements<kChannels>(stage.u + (first + t) * kWarpChannels + channel_of(id, 0));
-#endif
+    InputReader input;
+    input.read(stage.u, first, id);
     float after[kSteps][kChannels], delta_u[kSteps][kChannels];
 #pragma unroll
     for (int t = kSteps - 1; t >= 0; --t) {
@@ -76,7 +59,7 @@ __device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& 
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) {
         after[t][r] = self.after[r];
-        delta_u[t][r] = dt[r] * to_float(kSeqContiguous ? raw[r].value[t] : raw[t].value[r]);
+        delta_u[t][r] = dt[r] * input.value(t, r);
         self.after[r] += dt[r];
       }
     }
@@ -131,7 +114,7 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
   for (int r = 0; r < kChannels; ++r) self.after[r] = 0.0f;
 
   int tile = piece.end - 1;
-  copy_stage(p, row, tile, shared.stage[0], id.lane);
+  copy_stage<false>(p, row, tile, shared.stage[0], id.lane);
   async_commit();
   int current = 0;
   unsigned alive = alive_groups(row, id, self);
@@ -141,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
     __syncwarp();
     const Stage& stage = shared.stage[current];
     current ^= 1;
-    if (tile > piece.begin) copy_stage(p, row, tile - 1, shared.stage[current], id.lane);
+    if (tile > piece.begin) copy_stage<false>(p, row, tile - 1, shared.stage[current], id.lane);
     async_commit();
     expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
     __syncwarp();
@@ -153,13 +136,13 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
     alive = alive_groups(row, id, self);
   }
 
-  float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32) + id.lane;
+  float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32);
   float* delta = params.carry_delta + static_cast<Index>(this_slot()) * (kChannels * 32) + id.lane;
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
     delta[r * 32] = self.after[r];
 #pragma unroll
-    for (int s = 0; s < kStates; ++s) state[(r * kStates + s) * 32] = self.carry[r][s];
+    for (int s = 0; s < kStates; ++s) state[carry_place(id, r, state_of(id.part, s))] = self.carry[r][s];
   }
 }
 

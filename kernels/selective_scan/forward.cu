@@ -18,18 +18,6 @@
 namespace mamba_scan {
 namespace {
 
-__device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const Row& row, int tile, Stage& stage,
-                                           int lane) {
-  lane = opaque(lane);
-  const Index first_step = static_cast<Index>(tile) * kTile;
-  const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
-  copy_sequence<MS_U_VECTORED>(stage.u, p.u, row, first_step, steps, lane);
-  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane);
-  if constexpr (MS_HAS_Z) copy_sequence<MS_Z_VECTORED>(stage.z, p.z, row, first_step, steps, lane);
-  copy_projection<MS_B_ORDER>(stage.B, p.B, row, first_step, steps, lane);
-  copy_projection<MS_C_ORDER>(stage.C, p.C, row, first_step, steps, lane);
-}
-
 // What a lane keeps while it walks along a row.
 struct Lane {
   float state[kChannels][kStates];
@@ -94,7 +82,7 @@ __device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& 
   int from = this_slot();
   do {
     --from;
-    const float* state = params.carry_state + static_cast<Index>(from) * (kChannels * kStates * 32) + id.lane;
+    const float* state = params.carry_state + static_cast<Index>(from) * (kChannels * kStates * 32);
     const float* delta = params.carry_delta + static_cast<Index>(from) * (kChannels * 32) + id.lane;
     alive = false;
 #pragma unroll
@@ -102,8 +90,8 @@ __device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& 
       const float older = since[r] + delta[r * 32];
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
-        self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * state[(r * kStates + s) * 32];
-        const bool exists = channel_of(id, r) < row.channels && s * kLanes + id.part < kDState;
+        self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * state[carry_place(id, r, state_of(id.part, s))];
+        const bool exists = channel_of(id, r) < row.channels && state_of(id.part, s) < kDState;
         alive = alive || (exists && !(older * self.rate[r][s] < kDecayed));
       }
       since[r] = older;
@@ -173,20 +161,50 @@ __device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId i
 #endif
 }
 
+#if MS_SEQ_CONTIGUOUS
+// Where steps are adjacent, a lane's outputs of a few steps are a fraction of a memory sector. They replace u in the
+// tile, whose elements of these steps all lanes have read, and go to memory in whole rows of the tile.
+__device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id, const Outputs& y) {
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i) {
+    Elements<kSteps> out;
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) from_float(y[i][t], out.value[t]);
+    *reinterpret_cast<Elements<kSteps>*>(tile + channel_of(id, id.first_owned + i) * kTile + first) = out;
+  }
+}
+
+__device__ __forceinline__ void store_tile(const Element* tile, const SequenceTensor& tensor, const Row& row,
+                                           Index first_step, int steps, int lane) {
+  constexpr int kVector = kTile * kElementBytes >= 16 ? 16 / kElementBytes : kTile;
+  constexpr int kPerRow = kTile / kVector;
+  constexpr int kVectors = kWarpChannels * kPerRow;
+  Element* y = static_cast<Element*>(tensor.data) + row.batch * tensor.batch_stride + first_step * tensor.seq_stride +
+               row.first_channel * tensor.dim_stride;
+  __syncwarp();
+  if (MS_Y_VECTORED && steps == kTile && row.channels == kWarpChannels) {
+    lane = opaque(lane);
+    Element* to = y + lane / kPerRow * tensor.dim_stride + lane % kPerRow * kVector;
+#pragma unroll
+    for (int i = 0; i < (kVectors + 31) / 32; ++i) {
+      if (kVectors % 32 == 0 || i * 32 + lane < kVectors)
+        store_global<sizeof(Elements<kVector>)>(to, tile + (i * 32 + lane) * kVector);
+      to += 32 / kPerRow * tensor.dim_stride;
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = lane; i < kWarpChannels * kTile; i += 32) {
+    const int channel = i / kTile, step = i % kTile;
+    if (channel < row.channels && step < steps)
+      store_global<kElementBytes>(y + channel * tensor.dim_stride + step * tensor.seq_stride, &tile[i]);
+  }
+}
+#else
 // to: this lane's first owned channel of the first of these steps. exist: how many of the steps do.
 __device__ __forceinline__ void store_outputs(Element* to, const SequenceTensor& tensor, int exist, int channels,
                                               LaneId id, const Outputs& y) {
-  const Index channel_stride = (kSeqContiguous ? kQuads : 1) * tensor.dim_stride;
   if (MS_Y_VECTORED && exist >= kSteps && channels == kWarpChannels) {
-#if MS_SEQ_CONTIGUOUS
-#pragma unroll
-    for (int i = 0; i < kOwned; ++i) {
-      Elements<kSteps> out;
-#pragma unroll
-      for (int t = 0; t < kSteps; ++t) from_float(y[i][t], out.value[t]);
-      store_global<sizeof(out)>(to + i * channel_stride, &out);
-    }
-#else
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
       Elements<kOwned> out;
@@ -195,7 +213,6 @@ __device__ __forceinline__ void store_outputs(Element* to, const SequenceTensor&
       store_global<sizeof(out)>(to, &out);
       to += tensor.seq_stride;
     }
-#endif
     return;
   }
 #pragma unroll
@@ -205,62 +222,64 @@ __device__ __forceinline__ void store_outputs(Element* to, const SequenceTensor&
       if (t < exist && channel_of(id, id.first_owned + i) < channels) {
         Element out;
         from_float(y[i][t], out);
-        store_global<kElementBytes>(to + i * channel_stride + t * tensor.seq_stride, &out);
+        store_global<kElementBytes>(to + i * tensor.dim_stride + t * tensor.seq_stride, &out);
       }
 }
+#endif
 
 // The tile in `stage`, B and C already expanded.
-__device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, const Stage& stage,
+__device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, Stage& stage,
                                              const Row& row, Index first_step, LaneId id, Lane& self) {
   const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
   // Of the lanes that own the same channel, one stores.
   const bool stores = kLanes <= kChannels || id.part < kChannels;
+#if !MS_SEQ_CONTIGUOUS
   Element* y = static_cast<Element*>(p.y.data) + row.batch * p.y.batch_stride + first_step * p.y.seq_stride +
                (row.first_channel + channel_of(id, id.first_owned)) * p.y.dim_stride;
+#endif
 #pragma unroll 1
   for (int first = 0; first < steps; first += kSteps) {
     self.delta.read(stage.delta, first, id);
-#if MS_SEQ_CONTIGUOUS
-    Elements<kSteps> raw[kChannels];
-#pragma unroll
-    for (int r = 0; r < kChannels; ++r) raw[r] = read_elements<kSteps>(stage.u + channel_of(id, r) * kTile + first);
-#else
-    Elements<kChannels> raw[kSteps];
-#pragma unroll
-    for (int t = 0; t < kSteps; ++t)
-      raw[t] = read_elements<kChannels>(stage.u + (first + t) * kWarpChannels + channel_of(id, 0));
-#endif
+    InputReader input;
+    input.read(stage.u, first, id);
     Outputs out;
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
       float dt[kChannels], u[kChannels], sum[kChannels];
       self.delta.step(t, first + t < steps, id, dt);
 #pragma unroll
-      for (int r = 0; r < kChannels; ++r) u[r] = to_float(kSeqContiguous ? raw[r].value[t] : raw[t].value[r]);
+      for (int r = 0; r < kChannels; ++r) u[r] = input.value(t, r);
       step_states(shared, first + t, id, dt, u, self, sum);
       reduce_over_lanes(sum, id);
 #pragma unroll
       for (int i = 0; i < kOwned; ++i) out[i][t] = sum[i];
     }
     if constexpr (MS_HAS_Z) apply_gate(stage.z, first, id, out);
+#if MS_SEQ_CONTIGUOUS
+    __syncwarp();
+    if (stores) keep_outputs(stage.u, first, id, out);
+  }
+  store_tile(stage.u, p.y, row, first_step, steps, id.lane);
+#else
     if (stores) store_outputs(y + first * p.y.seq_stride, p.y, steps - first, row.channels, id, out);
   }
+#endif
 }
 
 // The whole piece, from the state in `self`.
 __device__ __forceinline__ void scan_piece(const SelectiveScanProblem& p, Shared& shared, LaneId id, Lane& self) {
   const Piece& piece = shared.piece;
   int tile = piece.begin;
-  copy_stage(p, piece.row, tile, shared.stage[0], id.lane);
+  copy_stage<true>(p, piece.row, tile, shared.stage[0], id.lane);
   async_commit();
   int current = 0;
 #pragma unroll 1
   for (; tile < piece.end; ++tile) {
     async_wait<0>();
     __syncwarp();  // this tile is there for all lanes, and nobody reads the previous one any more
-    const Stage& stage = shared.stage[current];
+    Stage& stage = shared.stage[current];
     current ^= 1;
-    if (tile + 1 < piece.end) copy_stage(p, piece.row, tile + 1, shared.stage[current], id.lane);
+    if (tile + 1 < piece.end) copy_stage<true>(p, piece.row, tile + 1, shared.stage[current], id.lane);
     async_commit();
     expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
     expand_projection<MS_C_ORDER>(stage.C, shared.C, id.lane);

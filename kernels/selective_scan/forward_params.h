@@ -22,8 +22,8 @@ struct SelectiveScanForwardParams {
   int tiles_per_row;       // ceil(seqlen / steps per tile), at least 1
   int tiles;               // of all rows; the plan refuses what does not fit
   int slots;
-  // One per slot, written by carry.cu: the state at the slot's end had its last piece started from zero, in register
-  // order [slot][channel][state][lane], and the sum of delta over that piece, [slot][channel][lane].
+  // One per slot, written by carry.cu: the state at the slot's end had its last piece started from zero,
+  // [slot][r][state][quad], and the sum of delta over that piece, [slot][r][lane] (warp_tile.cuh: r, quad, lane).
   // Null when no slot begins inside a row.
   float* carry_state;
   float* carry_delta;

@@ -10,8 +10,9 @@
 //   are
 //                         one vector; r * quads + q where steps are adjacent, so that rows read together touch all
 //                         banks
-//   state s of a lane:    n = s * MS_LANES + part. Models order states by decay rate, so a register s holds states of
-//                         similar rate in all lanes, and carry.cu can drop it as a whole once they have decayed.
+//   state s of a lane:    forward.cu: n = part * MS_STATES + s, so that a lane's states are adjacent.
+//                         carry.cu: n = s * MS_LANES + part. Models order states by decay rate, so a register s holds
+//                         states of similar rate in all lanes, and can be dropped as a whole once they have decayed.
 //
 // Constants (from runtime/ops/plan.cpp as -D options):
 //   MS_DTYPE             0 fp32, 1 fp16, 2 bf16
@@ -52,6 +53,11 @@ constexpr int kChannels = MS_CHANNELS;
 constexpr int kTile = MS_TILE;
 constexpr int kSteps = MS_UNROLL;
 constexpr int kStages = 2;
+#if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
+constexpr bool kInterleavedStates = true;
+#else
+constexpr bool kInterleavedStates = false;
+#endif
 constexpr bool kSeqContiguous = MS_SEQ_CONTIGUOUS;
 constexpr int kQuads = 32 / kLanes;
 constexpr int kWarpChannels = kQuads * kChannels;
@@ -153,6 +159,11 @@ __device__ __forceinline__ LaneId lane_id() {
   return id;
 }
 
+// Which state register s of a lane holds.
+__device__ __forceinline__ constexpr int state_of(int part, int s) {
+  return kInterleavedStates ? s * kLanes + part : part * kStates + s;
+}
+
 __device__ __forceinline__ int channel_of(LaneId id, int r) {
   return kSeqContiguous ? r * kQuads + id.quad : id.quad * kChannels + r;
 }
@@ -205,12 +216,12 @@ __device__ __forceinline__ void for_each_state(const Row& row, LaneId id, Index 
   for (int r = 0; r < kChannels; ++r) {
     const int c = channel_of(id, r);
     const bool channel_exists = c < row.channels;
-    Index index = channel_exists ? c * dim_stride + id.part * state_stride : 0;
+    Index index = channel_exists ? c * dim_stride + state_of(id.part, 0) * state_stride : 0;
 #pragma unroll
     for (int s = 0; s < kStates; ++s) {
-      const bool exists = channel_exists && s * kLanes + id.part < kDState;
+      const bool exists = channel_exists && state_of(id.part, s) < kDState;
       visit(r, s, kPaddedStates == kDState || exists ? index : 0, exists);
-      index += channel_exists ? kLanes * state_stride : 0;
+      index += channel_exists ? (kInterleavedStates ? kLanes : 1) * state_stride : 0;
     }
   }
 }
@@ -308,27 +319,48 @@ __device__ __forceinline__ void copy_projection(Element* to, const ProjectionTen
   }
 }
 
-__device__ __forceinline__ constexpr int place_of_state(int n) { return n % kLanes * kStates + n / kLanes; }
+// Where in a step's fp32 states n lies: a lane reads its states of a step as adjacent words.
+__device__ __forceinline__ constexpr int place_of_state(int n) {
+  return kInterleavedStates ? n % kLanes * kStates + n / kLanes : n;
+}
+
+// A vector of elements as registers. Adjacent lanes read adjacent vectors.
+template <int COUNT>
+struct __align__(COUNT* kElementBytes > 16 ? 16 : COUNT * kElementBytes) Elements {
+  Element value[COUNT];
+};
 
 // From the raw tile of B or C to fp32 in the order lanes read it. Padding states were zeroed once and stay zero.
+// Adjacent lanes take adjacent states where a vector runs along the steps (ORDER 1), so that they write to different
+// banks.
 template <int ORDER>
 __device__ __forceinline__ void expand_projection(const Element* from, float* to, int lane) {
   if constexpr (ORDER == 3) return;
   constexpr int kElements = kTile * kDState;
-  constexpr int kVector = kElements % 4 == 0 ? 4 : 1;  // adjacent elements of one lane
-  struct __align__(kVector * kElementBytes) Vector {
-    Element value[kVector];
-  };
+  constexpr int kVector = ORDER == 1 ? (kTile < 8 ? kTile : 8) : kElements % 4 == 0 ? 4 : 1;
+  constexpr int kVectors = kElements / kVector;
+  using Vector = Elements<kVector>;
 #pragma unroll
-  for (int i = 0; i < (kElements / kVector + 31) / 32; ++i) {
-    const int first = (i * 32 + lane) * kVector;
-    if (kElements % (32 * kVector) != 0 && first >= kElements) break;
-    const Vector vector = *reinterpret_cast<const Vector*>(from + first);
+  for (int i = 0; i < (kVectors + 31) / 32; ++i) {
+    const int index = i * 32 + lane;
+    if (kVectors % 32 != 0 && index >= kVectors) break;
+    if constexpr (ORDER == 1) {
+      const int n = index % kDState, first = index / kDState * kVector;
+      const Vector vector = *reinterpret_cast<const Vector*>(from + n * kTile + first);
 #pragma unroll
-    for (int k = 0; k < kVector; ++k) {
-      const int step = ORDER == 1 ? (first + k) % kTile : (first + k) / kDState;
-      const int n = ORDER == 1 ? (first + k) / kTile : (first + k) % kDState;
-      to[step * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
+      for (int k = 0; k < kVector; ++k) to[(first + k) * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
+    } else {
+      const Vector vector = *reinterpret_cast<const Vector*>(from + index * kVector);
+      if constexpr (!kInterleavedStates && kPaddedStates == kDState && kVector == 4) {
+        *reinterpret_cast<float4*>(to + index * 4) = make_float4(to_float(vector.value[0]), to_float(vector.value[1]),
+                                                                 to_float(vector.value[2]), to_float(vector.value[3]));
+      } else {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          const int step = (index * kVector + k) / kDState, n = (index * kVector + k) % kDState;
+          to[step * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
+        }
+      }
     }
   }
 }
@@ -352,12 +384,6 @@ __device__ __forceinline__ void read_floats(const float* from, float (&to)[COUNT
     for (int i = 0; i < COUNT; ++i) to[i] = from[i];
   }
 }
-
-// A vector of elements as registers. Adjacent lanes read adjacent vectors.
-template <int COUNT>
-struct __align__(COUNT* kElementBytes > 16 ? 16 : COUNT * kElementBytes) Elements {
-  Element value[COUNT];
-};
 
 template <int COUNT>
 __device__ __forceinline__ Elements<COUNT> read_elements(const Element* from) {
@@ -426,10 +452,56 @@ struct DeltaReader {
 #endif
 };
 
+// kSteps steps of u for the lane's channels.
+struct InputReader {
+  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id) {
+#if MS_SEQ_CONTIGUOUS
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) raw_[r] = read_elements<kSteps>(tile + channel_of(id, r) * kTile + first);
+#else
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t)
+      raw_[t] = read_elements<kChannels>(tile + (first + t) * kWarpChannels + channel_of(id, 0));
+#endif
+  }
+
+  __device__ __forceinline__ float value(int t, int r) const {
+    return to_float(kSeqContiguous ? raw_[r].value[t] : raw_[t].value[r]);
+  }
+
+ private:
+#if MS_SEQ_CONTIGUOUS
+  Elements<kSteps> raw_[kChannels];
+#else
+  Elements<kChannels> raw_[kSteps];
+#endif
+};
+
+// OUTPUTS: also what only outputs need, z and C.
+template <bool OUTPUTS>
+__device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const Row& row, int tile, Stage& stage,
+                                           int lane) {
+  lane = opaque(lane);
+  const Index first_step = static_cast<Index>(tile) * kTile;
+  const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
+  copy_sequence<MS_U_VECTORED>(stage.u, p.u, row, first_step, steps, lane);
+  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane);
+  copy_projection<MS_B_ORDER>(stage.B, p.B, row, first_step, steps, lane);
+  if constexpr (OUTPUTS) {
+    if constexpr (MS_HAS_Z) copy_sequence<MS_Z_VECTORED>(stage.z, p.z, row, first_step, steps, lane);
+    copy_projection<MS_C_ORDER>(stage.C, p.C, row, first_step, steps, lane);
+  }
+}
+
 __device__ __forceinline__ void clear_shared(Shared& shared, int lane) {
   for (int i = lane; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += 32)
     reinterpret_cast<unsigned*>(&shared)[i] = 0u;
   __syncwarp();
+}
+
+// Where the carry of state n of this lane's channel r lies, relative to the slot's.
+__device__ __forceinline__ int carry_place(LaneId id, int r, int n) {
+  return (r * kPaddedStates + n) * kQuads + id.quad;
 }
 
 // States that have decayed below 2^-40 of their value no longer count.

@@ -54,5 +54,9 @@ PYBIND11_MODULE(_runtime, module) {
              "Look for NVRTC in this folder before the usual places.");
   module.def("start_recording", &ops::start_recording, py::arg("device_times") = false,
              "Record what the runtime launches, compiles and copies.");
+  module.def("recording_now_us", &ops::recording_now_us,
+             "Microseconds since the recording began; negative when nothing is being recorded.");
+  module.def("report_chunk", &ops::report_chunk, py::arg("index"), py::arg("first_step"), py::arg("steps"),
+             py::arg("start_us"), "Add a streamed chunk, which ends now, to the recording.");
   module.def("stop_recording", &ops::stop_recording_json, ReleaseGil(), "Stop; the recording as Chrome Trace JSON.");
 }

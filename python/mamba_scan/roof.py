@@ -85,13 +85,8 @@ def _copy_rate(device: torch.device) -> float:
 def _cuda_exp_rate(device: torch.device) -> tuple[float, str]:
     properties = torch.cuda.get_device_properties(device)
     x = torch.zeros(properties.multi_processor_count * 2048 * 8, device=device)
-    try:
-        kernel = torch.cuda.jiterator._create_jit_fn(_EX2_SOURCE)
-        seconds = _best_seconds(lambda: kernel(x), device)
-    except (AttributeError, RuntimeError):
-        # A torch without its elementwise compiler: the unit's nominal rate, which the name says.
-        clock_hz = getattr(properties, "clock_rate", 0) * 1e3
-        return properties.multi_processor_count * 16 * clock_hz, "nominal: 16 per SM per clock"
+    kernel = torch.cuda.jiterator._create_jit_fn(_EX2_SOURCE)
+    seconds = _best_seconds(lambda: kernel(x), device)
     return x.numel() * _EX2_CHAINS * _EX2_ROUNDS / seconds, "measured: ex2.approx.ftz.f32"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ._arguments import LAYOUTS
+from ._library import _runtime
 from .ops import selective_scan
 
 _STATE_VERSION = 1
@@ -75,6 +76,7 @@ class StreamingScan:
         self._layout = layout
         self._state: torch.Tensor | None = None
         self._position = 0
+        self._chunks = 0  # scanned by this object, for recordings
 
     @property
     def state(self) -> torch.Tensor | None:
@@ -124,6 +126,7 @@ class StreamingScan:
                 f"StreamingScan: u has batch {u.shape[0]}; needs {self._state.shape[0]}, the batch of the stream "
                 "(reset() begins a new one)"
             )
+        start_us = _runtime.recording_now_us()
         y, self._state = selective_scan(
             u,
             delta,
@@ -138,7 +141,11 @@ class StreamingScan:
             return_final_state=True,
             layout=self._layout,
         )
-        self._position += u.shape[1 if self._layout == "bld" else 2]
+        steps = u.shape[1 if self._layout == "bld" else 2]
+        if start_us >= 0:
+            _runtime.report_chunk(self._chunks, self._position, steps, start_us)
+        self._position += steps
+        self._chunks += 1
         return y
 
     def state_dict(self) -> dict[str, Any]:

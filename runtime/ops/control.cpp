@@ -194,6 +194,16 @@ void add_nvrtc_search_folder(const std::string& folder) { runtime().builder().ad
 
 void start_recording(bool device_times) { recordings().start(device_times); }
 
+double recording_now_us() {
+  const trace::Recorder* recorder = runtime().recorder();
+  return recorder != nullptr ? recorder->now_us() : -1;
+}
+
+void report_chunk(std::int64_t index, std::int64_t first_step, std::int64_t steps, double start_us) {
+  if (trace::Recorder* recorder = runtime().recorder())
+    recorder->chunk({index, first_step, steps, start_us, recorder->now_us() - start_us});
+}
+
 std::string stop_recording_json() { return recordings().stop(); }
 
 }  // namespace mamba_scan::ops

@@ -2,6 +2,7 @@
 // Every function throws mamba_scan::Error (or a subclass) when it cannot do what was asked.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,10 @@ MAMBA_SCAN_API void add_nvrtc_search_folder(const std::string& folder);
 
 // Records from now on what the runtime launches, compiles, copies. device_times: also times kernels with events.
 MAMBA_SCAN_API void start_recording(bool device_times);
+// Microseconds since the recording began; negative when nothing is being recorded.
+MAMBA_SCAN_API double recording_now_us();
+// A streamed chunk, which only the caller sees as a whole. Ignored when nothing is being recorded.
+MAMBA_SCAN_API void report_chunk(std::int64_t index, std::int64_t first_step, std::int64_t steps, double start_us);
 // Stops, and returns the recording as Chrome Trace Event JSON (object form). Throws when nothing is being recorded.
 MAMBA_SCAN_API std::string stop_recording_json();
 

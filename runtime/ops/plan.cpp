@@ -79,6 +79,8 @@ std::int16_t blocks_for_registers(const ForwardVariant& v) {
   int per_lane = v.channels * v.states;
   if (v.b_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   if (v.c_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
+  // Sums over many lanes take registers too, and B and C of many states leave shared memory for fewer blocks anyway.
+  if (v.dstate > 64) return 8;
   return static_cast<std::int16_t>(per_lane > 32 ? 8 : per_lane > 12 ? 12 : per_lane > 4 ? 16 : 20);
 }
 
@@ -150,8 +152,11 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
   const int most_lanes = std::min(32, next_power_of_two(dstate));
   const Index channels_per_group = problem.dim / problem.ngroups;
   Candidate best;
+  // Where steps are adjacent, u, delta and the outputs of several steps are in registers at once: four channels of them
+  // would spill, and two are as fast.
+  const int most_channels = base.seq_contiguous ? 2 : 4;
   for (int lanes = fewest_lanes; lanes <= most_lanes; lanes *= 2) {
-    for (int channels : {4, 2, 1}) {
+    for (int channels = most_channels; channels >= 1; channels /= 2) {
       Candidate c;
       c.variant = base;
       ForwardVariant& v = c.variant;
@@ -259,7 +264,7 @@ ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::Devi
   v.seq_contiguous = is_seq_contiguous(problem);
   v.b_order = order_of(problem.B, problem, v.tile);
   v.c_order = order_of(problem.C, problem, v.tile);
-  v.unroll = v.seq_contiguous ? 4 : 2;
+  v.unroll = static_cast<std::int16_t>(v.seq_contiguous ? std::min<int>(16 / element_size(v.dtype), v.tile) : 4);
   v.softplus = problem.delta_softplus;
   v.has_bias = problem.delta_bias != nullptr;
   v.has_d = problem.D != nullptr;
@@ -270,7 +275,8 @@ ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::Devi
   const Candidate chosen = choose(problem, device, v);
   v = chosen.variant;
   const int copied = copy_width(v.seq_contiguous ? v.tile : v.warp_channels(), v.dtype);
-  const int stored = v.seq_contiguous ? v.unroll : std::max(v.channels / v.lanes, 1);
+  const int stored =
+      v.seq_contiguous ? std::min<int>(16 / element_size(v.dtype), v.tile) : std::max(v.channels / v.lanes, 1);
   v.u_vectored = is_vectored(problem.u, problem, v.seq_contiguous, copied);
   v.delta_vectored = is_vectored(problem.delta, problem, v.seq_contiguous, copied);
   v.z_vectored = !v.has_z || is_vectored(problem.z, problem, v.seq_contiguous, copied);

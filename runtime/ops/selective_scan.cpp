@@ -10,6 +10,7 @@
 
 #include "cpu/selective_scan.h"
 #include "driver/context.h"
+#include "driver/event.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
 
@@ -87,8 +88,9 @@ trace::KernelLaunch describe(const ForwardPlan& plan, const jit::LoadedKernel& k
 }
 
 // work: what the launch stands for; nothing for the carries, which are our own overhead.
-void launch(const ForwardPlan& plan, const jit::LoadedKernel& kernel, Runtime& rt, int device, void* stream,
-            Work work) {
+void launch(const ForwardPlan& plan, const jit::LoadedKernel& kernel, Runtime& rt, const DeviceContext& device,
+            void* stream, Work work) {
+  const driver::Driver& driver = *device.driver;
   driver::LaunchConfig config;
   config.grid[0] = static_cast<unsigned>(plan.params.slots);
   config.block[0] = kForwardBlockThreads;
@@ -101,12 +103,22 @@ void launch(const ForwardPlan& plan, const jit::LoadedKernel& kernel, Runtime& r
     kernel.kernel.launch(config, arguments);
     return;
   }
-  trace::KernelLaunch record = describe(plan, kernel, device, stream);
+  trace::KernelLaunch record = describe(plan, kernel, device.report.ordinal, stream);
   record.bytes = work.bytes;
   record.exps = work.exps;
   record.host_start_us = recorder->now_us();
-  kernel.kernel.launch(config, arguments);
-  record.host_duration_us = recorder->now_us() - record.host_start_us;
+  if (recorder->wants_device_times()) {
+    const driver::Event start(driver, driver::Event::Kind::kTiming), end(driver, driver::Event::Kind::kTiming);
+    start.record(config.stream);
+    kernel.kernel.launch(config, arguments);
+    record.host_duration_us = recorder->now_us() - record.host_start_us;
+    end.record(config.stream);
+    end.synchronize();
+    record.device_duration_us = driver::elapsed_us(driver, start, end);
+  } else {
+    kernel.kernel.launch(config, arguments);
+    record.host_duration_us = recorder->now_us() - record.host_start_us;
+  }
   recorder->kernel_launch(record);
 }
 
@@ -131,9 +143,9 @@ void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal
     auto* memory = static_cast<char*>(scratch.allocate(plan.carry_state_bytes + plan.carry_delta_bytes));
     plan.params.carry_state = reinterpret_cast<float*>(memory);
     plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
-    launch(plan, *kernels.carry, rt, device_ordinal, stream, Work{});
+    launch(plan, *kernels.carry, rt, device, stream, Work{});
   }
-  launch(plan, *kernels.forward, rt, device_ordinal, stream, forward_work(problem));
+  launch(plan, *kernels.forward, rt, device, stream, forward_work(problem));
 }
 
 }  // namespace mamba_scan::ops

@@ -14,7 +14,7 @@ namespace mamba_scan::trace {
 // Thread safe. Reports are appended under one lock; a report that arrives while another thread reads waits for a copy.
 class MAMBA_SCAN_API MemoryRecorder final : public Recorder {
  public:
-  // device_times: kernels are timed with a pair of events each, which costs each launch a few microseconds.
+  // device_times: kernels are timed with a pair of events each and waited for; not while a CUDA graph is captured.
   explicit MemoryRecorder(bool device_times = false);
 
   double now_us() const override;

@@ -54,6 +54,7 @@ class Recorder {
  public:
   virtual ~Recorder() = default;
   virtual double now_us() const = 0;
+  // Then every kernel is launched between two events and waited for: right times, but nothing overlaps any more.
   virtual bool wants_device_times() const { return false; }
   virtual void kernel_launch(const KernelLaunch&) = 0;
   virtual void compile(const Compile&) = 0;

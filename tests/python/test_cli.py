@@ -103,6 +103,22 @@ def test_recording():
     assert isinstance(control.stop_recording()["traceEvents"], list)
 
 
+def test_recording_shows_chunks_and_kernels(device):
+    stream = mamba_scan.StreamingScan(-torch.rand(8, 4), device=device)
+    chunk = [torch.rand(1, 5, 8, device=device), torch.rand(1, 5, 8, device=device)]
+    chunk += [torch.rand(1, 5, 4, device=device) for _ in range(2)]
+    stream.step(*chunk)
+    control.start_recording(device_times=True)
+    for _ in range(3):
+        stream.step(*chunk)
+    events = control.stop_recording()["traceEvents"]
+    chunks = [event for event in events if "first_step" in event.get("args", {})]
+    assert [event["args"]["first_step"] for event in chunks] == [5, 10, 15]
+    kernels = [event for event in events if "registers per thread" in event.get("args", {})]
+    assert len(kernels) == (3 if device == "cuda" else 0)
+    assert all(event["dur"] > 0 for event in kernels)
+
+
 def demo_report(capsys, device, *arguments):
     options = ("--seqlen", "3000", "--dim", "40", "--chunk", "512", "--device", device, "--json")
     status, output = run(capsys, "demo", *options, *arguments)

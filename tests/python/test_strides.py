@@ -76,13 +76,25 @@ def test_y_is_dense_and_innermost_where_u_is(device, layout):
 
 
 def test_strided_big_tensors_are_not_copied(cuda):
-    """What a call allocates on the device is its output."""
-    u = torch.randn(4, 64, 4096, device=cuda).transpose(1, 2)
-    problem = make_problem(4, 4096, 64, full=False, device=cuda) | {"u": u, "delta": u.abs() * 0.01}
+    """What a call allocates on the device is its output: enough rows to fill any GPU, so none is cut in time."""
+    u = torch.randn(64, 1536, 256, device=cuda).transpose(1, 2)
+    problem = make_problem(64, 256, 1536, full=False, device=cuda) | {"u": u, "delta": u.abs() * 0.01}
     mamba_scan.selective_scan(**problem)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     y = mamba_scan.selective_scan(**problem)
     torch.cuda.synchronize()
-    assert torch.cuda.max_memory_allocated() - before < 1.5 * y.nbytes
+    assert torch.cuda.max_memory_allocated() - before < 1.1 * y.nbytes
+
+
+def test_a_sequence_cut_in_time_allocates_little_more(cuda):
+    """Few channels, many steps: the carries between the pieces are a small part of the output."""
+    problem = make_problem(1, 65536, 1024, full=False, device=cuda)
+    mamba_scan.selective_scan(**problem)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    y = mamba_scan.selective_scan(**problem)
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - before < 1.1 * y.nbytes
