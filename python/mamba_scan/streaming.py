@@ -127,6 +127,10 @@ class StreamingScan:
                 "(reset() begins a new one)"
             )
         start_us = _runtime.recording_now_us()
+        state = self._state
+        if state is None and isinstance(u, torch.Tensor) and u.ndim == 3:
+            # From an explicit zero state, so that all chunks run the same kernel and only one has to be compiled.
+            state = torch.zeros((u.shape[0], *self._A.shape), device=self._A.device)
         y, self._state = selective_scan(
             u,
             delta,
@@ -137,7 +141,7 @@ class StreamingScan:
             z=z,
             delta_bias=self._delta_bias,
             delta_softplus=self._delta_softplus,
-            initial_state=self._state,
+            initial_state=state,
             return_final_state=True,
             layout=self._layout,
         )
