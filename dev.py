@@ -425,6 +425,12 @@ def wheel_suite(args: argparse.Namespace) -> list[Suite]:
     env = {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "CMAKE_BUILD_PARALLEL_LEVEL": str(args.jobs)}
     pip = [PYTHON, "-m", "pip"]
     options = ["--no-deps", "--no-build-isolation", f"--config-settings=build-dir={BUILD / 'wheel'}"]
+    if os.name != "nt":  # from source, so that the wheel needs no libhwy.so where it is installed
+        sys.modules.setdefault("dev", sys.modules[__name__])  # cross_sources imports this file
+        sys.path.insert(0, str(ROOT / "tests"))
+        from cross_sources import highway_folder
+
+        options.append(f"--config-settings=cmake.define.MAMBA_SCAN_HIGHWAY_DIR={highway_folder()}")
     run("wheel-build", [*pip, "wheel", *options, "-w", dist, ROOT], env=env)
     run("wheel-venv", [PYTHON, "-m", "venv", "--without-pip", fresh])
     python = fresh / PYTHON.relative_to(VENV)
@@ -440,6 +446,10 @@ def wheel_suite(args: argparse.Namespace) -> list[Suite]:
         "y = mamba_scan.selective_scan(u, u.abs(), A, B, B); assert y.shape == u.shape and y.isfinite().all()"
     )
     run("wheel-scan", [python, "-c", script], cwd=dist)
+    if os.name != "nt":
+        for library in fresh.glob("lib/python3*/site-packages/mamba_scan/lib*.so"):
+            if b"libhwy.so" in library.read_bytes():
+                raise StepError(f"{library.name} in the wheel needs libhwy.so, which users do not have")
     return [Suite("wheel", passed=1, seconds=time.monotonic() - start)]
 
 
