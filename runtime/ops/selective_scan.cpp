@@ -11,6 +11,7 @@
 #include "cpu/selective_scan.h"
 #include "driver/context.h"
 #include "driver/event.h"
+#include "ops/dtype_name.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
 
@@ -59,25 +60,13 @@ KernelTable& kernel_table() {
   return *table;
 }
 
-const char* name_of(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat16:
-      return "float16";
-    case DType::kBFloat16:
-      return "bfloat16";
-  }
-  return "?";
-}
-
 trace::KernelLaunch describe(const ForwardPlan& plan, const jit::LoadedKernel& kernel, int device, void* stream) {
   const SelectiveScanProblem& p = plan.params.problem;
   trace::KernelLaunch launch;
   launch.variant = kernel.info.variant;
   launch.shape = "batch=" + std::to_string(p.batch) + " seqlen=" + std::to_string(p.seqlen) +
                  " dim=" + std::to_string(p.dim) + " dstate=" + std::to_string(p.dstate);
-  launch.dtype = name_of(p.dtype);
+  launch.dtype = dtype_name(p.dtype);
   launch.device = device;
   launch.stream = reinterpret_cast<std::uintptr_t>(stream);
   launch.grid[0] = static_cast<unsigned>(plan.params.slots);

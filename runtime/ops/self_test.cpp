@@ -7,6 +7,7 @@
 #include "driver/context.h"
 #include "driver/memory.h"
 #include "ops/control.h"
+#include "ops/dtype_name.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
 #include "ops/self_test_problem.h"
@@ -44,18 +45,6 @@ void run_on_device(TestProblem& test, const DeviceContext& device) {
   device.driver->check(device.driver->api().cuStreamSynchronize(nullptr), "Waiting for the self-test's scan");
 }
 
-const char* name_of(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return "float32";
-    case DType::kFloat16:
-      return "float16";
-    case DType::kBFloat16:
-      return "bfloat16";
-  }
-  return "?";
-}
-
 // JSON has no infinity: an output that is not a number has no relative error.
 Json finite_or_null(double value) { return value < 1e300 ? Json(value) : Json(); }
 
@@ -67,7 +56,7 @@ Json run_problem(TestProblem& test, const std::function<void(TestProblem&)>& run
   const double error_y = test.relative_error_y();
   const double error_state = test.relative_error_state();
   return {{"shape", test.shape()},
-          {"dtype", name_of(test.problem().dtype)},
+          {"dtype", dtype_name(test.problem().dtype)},
           {"features", test.features()},
           {"relative_error_y", finite_or_null(error_y)},
           {"relative_error_state", finite_or_null(error_state)},
