@@ -74,30 +74,48 @@ __device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& 
                                               Lane& self) {
   const Row& row = piece.row;
   const int row_begin = piece.next - piece.end;
+  // Carries read at once: what one costs is the way to memory and back.
+  constexpr int kTogether = kChannels * kStates >= 32 ? 1 : kChannels * kStates <= 4 ? 8 : 32 / (kChannels * kStates);
   float since[kChannels];  // sum of delta from the end of the slot looked at to the start of this one
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) since[r] = 0.0f;
   set_zero(self.state);
-  bool alive = true;
+  bool alive = true, reached = false;  // the same in all lanes
   int from = this_slot();
   do {
-    --from;
-    const float* state = params.carry_state + static_cast<Index>(from) * (kChannels * kStates * 32);
-    const float* delta = params.carry_delta + static_cast<Index>(from) * (kChannels * 32) + id.lane;
-    alive = false;
+    float state[kTogether][kChannels][kStates], delta[kTogether][kChannels];
 #pragma unroll
-    for (int r = 0; r < kChannels; ++r) {
-      const float older = since[r] + delta[r * 32];
+    for (int i = 0; i < kTogether; ++i) {
+      const Index slot = max(from - 1 - i, 0);
 #pragma unroll
-      for (int s = 0; s < kStates; ++s) {
-        self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * state[carry_place(id, r, state_of(id.part, s))];
-        const bool exists = channel_of(id, r) < row.channels && state_of(id.part, s) < kDState;
-        alive = alive || (exists && !(older * self.rate[r][s] < kDecayed));
+      for (int r = 0; r < kChannels; ++r) {
+        delta[i][r] = params.carry_delta[slot * (kChannels * 32) + r * 32 + id.lane];
+#pragma unroll
+        for (int s = 0; s < kStates; ++s)
+          state[i][r][s] =
+              params.carry_state[slot * (kChannels * kStates * 32) + carry_place(id, r, state_of(id.part, s))];
       }
-      since[r] = older;
     }
-    alive = __any_sync(kAllLanes, alive);
-  } while (alive && slot_range(params, from).begin > row_begin);
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (!alive || reached) break;
+      --from;
+      bool any = false;
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) {
+        const float older = since[r] + delta[i][r];
+#pragma unroll
+        for (int s = 0; s < kStates; ++s) {
+          self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * state[i][r][s];
+          const bool exists = channel_of(id, r) < row.channels && state_of(id.part, s) < kDState;
+          any = any || (exists && !(older * self.rate[r][s] < kDecayed));
+        }
+        since[r] = older;
+      }
+      alive = __any_sync(kAllLanes, any);
+      reached = slot_range(params, from).begin <= row_begin;
+    }
+  } while (alive && !reached);
 #if MS_HAS_INITIAL
   if (!alive) return;
   const StateTensor& tensor = params.problem.initial_state;

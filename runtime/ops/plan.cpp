@@ -74,21 +74,21 @@ ProjectionOrder order_of(const ProjectionTensor& tensor, const SelectiveScanProb
 // -----------------------------------------------------------------------------------------
 
 // Registers a lane's states, decay rates and everything else fit in without spilling, as blocks of one warp per SM.
-// 12 blocks leave 168 registers, 16 leave 128, 20 leave 96.
+// 8 blocks leave 255 registers, 12 leave 168, 16 leave 128; Turing and the RTX 30 and 40 series hold no more than 16.
 std::int16_t blocks_for_registers(const ForwardVariant& v) {
   int per_lane = v.channels * v.states;
   if (v.b_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   if (v.c_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   // Sums over many lanes take registers too, and B and C of many states leave shared memory for fewer blocks anyway.
   if (v.dstate > 64) return 8;
-  return static_cast<std::int16_t>(per_lane > 32 ? 8 : per_lane > 12 ? 12 : per_lane > 4 ? 16 : 20);
+  return static_cast<std::int16_t>(per_lane > 32 ? 8 : per_lane > 12 ? 12 : 16);
 }
 
 int blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
   constexpr std::size_t kReservedPerBlock = 1024;  // by the system, on every architecture since sm_80
   const std::size_t by_shared = device.shared_per_sm / (v.shared_bytes() + kReservedPerBlock);
   const int by_threads = device.max_threads_per_sm / static_cast<int>(kForwardBlockThreads);
-  const int by_slots = device.capability() < 80 && device.capability() >= 75 ? 16 : 32;
+  const int by_slots = device.max_blocks_per_sm > 0 ? device.max_blocks_per_sm : 16;  // 0: an old driver
   return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), by_threads, by_slots}));
 }
 
@@ -330,6 +330,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   device.major = capability / 10;
   device.minor = capability % 10;
   device.sm_count = 64;
+  device.max_blocks_per_sm = 16;
   device.max_threads_per_sm = capability == 75 ? 1024 : 1536;
   device.shared_per_sm = capability == 75 ? 64 << 10 : 100 << 10;
 

@@ -19,6 +19,7 @@ driver::DeviceReport device_with(int sm_count, int capability = 90) {
   device.major = capability / 10;
   device.minor = capability % 10;
   device.sm_count = sm_count;
+  device.max_blocks_per_sm = capability == 90 ? 32 : 16;
   device.max_threads_per_sm = capability == 75 ? 1024 : capability == 86 || capability == 89 ? 1536 : 2048;
   device.shared_per_sm = capability == 75 ? 64 << 10 : capability == 86 || capability == 89 ? 100 << 10 : 228 << 10;
   return device;
