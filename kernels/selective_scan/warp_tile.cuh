@@ -6,13 +6,13 @@
 //
 //   lane      0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2)
 //   quad q     0  |  1  |  2  | ...
-//   channel r of a lane:  q * MS_CHANNELS + r  where channels are adjacent in memory, so that its elements of a step
-//   are
-//                         one vector; r * quads + q where steps are adjacent, so that rows read together touch all
-//                         banks
-//   state s of a lane:    forward.cu: n = part * MS_STATES + s, so that a lane's states are adjacent.
-//                         carry.cu: n = s * MS_LANES + part. Models order states by decay rate, so a register s holds
-//                         states of similar rate in all lanes, and can be dropped as a whole once they have decayed.
+//
+// Channel r of a lane is q * MS_CHANNELS + r of the warp where channels are adjacent in memory, so that its elements of
+// a step are one vector, and r * quads + q where steps are adjacent, so that rows read together lie in different banks.
+//
+// State s of a lane is n = part * MS_STATES + s in forward.cu: a lane's states are adjacent. In carry.cu it is
+// n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar rate in all lanes
+// and can be dropped as a whole once they have decayed.
 //
 // Constants (from runtime/ops/plan.cpp as -D options):
 //   MS_DTYPE             0 fp32, 1 fp16, 2 bf16
