@@ -41,8 +41,11 @@ Plan make_plan(const SelectiveScanProblem& problem, Index lanes, int limit) {
   }
   // Many states make sharing B and C relatively cheap and the states of a tile too large for the cache.
   Index tile_vectors = std::clamp<Index>(256 / std::max<Index>(problem.dstate, 1), 1, kernels::max_tile_vectors());
-  const auto tasks = [&] { return problem.batch * problem.ngroups * ceil_div(vectors_per_group, tile_vectors); };
-  while (tile_vectors > 1 && threads > 1 && tasks() < kTasksPerThread * threads) --tile_vectors;
+  if (threads > 1) {
+    // Tiles of one size: what is left over would make one thread wait for another.
+    const Index wanted = ceil_div(kTasksPerThread * threads, problem.batch * problem.ngroups);  // per group
+    tile_vectors = std::clamp<Index>(vectors_per_group / wanted, 1, tile_vectors);
+  }
   return {threads, false, tile_vectors};
 }
 
