@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the demo."""
     parser.add_argument("--seqlen", type=int, default=SEQLEN, help=f"steps (default: {SEQLEN})")
     parser.add_argument("--dim", type=int, help="channels (default: 2048 on a GPU; on a CPU, what takes 10 to 30 s)")
-    parser.add_argument("--chunk", type=int, help="steps per chunk (default: 65536 on a GPU, 8192 on a CPU)")
+    parser.add_argument("--chunk", type=int, help="steps per chunk (default: 65536 on a GPU, 1024 on a CPU)")
     parser.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on a GPU, float32 on a CPU")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where torch sees one)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -157,7 +157,7 @@ def _resolve(options: argparse.Namespace) -> ChunkSource:
     if on_gpu and not torch.cuda.is_available():
         raise ValueError(f"demo: --device is {device}, but this torch sees no GPU; needs cpu or a CUDA build of torch")
     dtype = DTYPES[options.dtype or ("float16" if on_gpu else "float32")]
-    chunk = (65536 if on_gpu else 8192) if options.chunk is None else options.chunk
+    chunk = (65536 if on_gpu else 1024) if options.chunk is None else options.chunk
     for name, value in (("seqlen", options.seqlen), ("chunk", chunk), ("dim", options.dim)):
         if value is not None and value < 1:
             raise ValueError(f"demo: --{name} is {value}; needs at least 1")

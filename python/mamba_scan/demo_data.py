@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+_NOISE_CHUNKS = 8
+_GOLDEN = 2654435761  # Knuth's multiplier: spreads consecutive indices
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -36,6 +39,10 @@ class ChunkSource:
         self.A = -torch.arange(1, dstate + 1, dtype=torch.float32).repeat(dim, 1).to(device)
         self.D = torch.ones(dim, device=device)
         self.delta_bias = torch.log(torch.expm1(step)).to(device)  # the inverse of softplus
+        # Drawing numbers takes a CPU longer than scanning them: there, chunks are windows of a few chunks of noise.
+        self._noise: Chunk | None = None
+        if device.type == "cpu":
+            self._noise = self._draw(_NOISE_CHUNKS * chunk, torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
         return -(-self.seqlen // self.chunk)
@@ -46,8 +53,15 @@ class ChunkSource:
 
     def make(self, index: int) -> Chunk:
         """Return the inputs of chunk ``index``, the same ones every time."""
-        generator = torch.Generator(self.device).manual_seed((self._seed << 32) + index)
+        seed = (self._seed << 32) + index
         steps = self.steps(index)
+        if self._noise is None:
+            return self._draw(steps, torch.Generator(self.device).manual_seed(seed))
+        first = seed * _GOLDEN % ((_NOISE_CHUNKS - 1) * self.chunk + 1)
+        noise = self._noise
+        return Chunk(*(x[:, first : first + steps] for x in (noise.u, noise.delta, noise.B, noise.C)))
+
+    def _draw(self, steps: int, generator: torch.Generator) -> Chunk:
         dim, dstate = self.A.shape
 
         def uniform(width: int) -> torch.Tensor:
