@@ -104,7 +104,7 @@ struct __align__(16) Shared {
   __align__(16) float C[kCConstant ? 1 : kTile * kPaddedStates];
 };
 
-// ---- which piece of which row ---------------------------------------------------------------------------------------
+// ---- which piece of which row ----
 
 struct Range {
   int begin, end;  // tiles, counted over all rows
@@ -137,8 +137,7 @@ __device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& para
   return {row_of(params, row), begin - row_begin, end, row_begin + end};
 }
 
-// ---- which channels and states of the warp
-// ----------------------------------------------------------------------------
+// ---- which channels and states of the warp ----
 
 struct LaneId {
   int lane;
@@ -249,8 +248,7 @@ __device__ __forceinline__ void load_constant_projection(const ProjectionTensor&
                  [&](int r, int s, Index index, bool exists) { to[r][s] = exists ? from[index] : 0.0f; });
 }
 
-// ---- from global to shared memory
-// -------------------------------------------------------------------------------------
+// ---- from global to shared memory ----
 
 // ROWS x COLUMNS elements, columns adjacent in shared memory. VECTORED: adjacent and aligned in global memory too, and
 // copied asynchronously. Rows and columns past the existing ones become zero.
@@ -390,8 +388,7 @@ __device__ __forceinline__ Elements<COUNT> read_elements(const Element* from) {
   return *reinterpret_cast<const Elements<COUNT>*>(from);
 }
 
-// ---- delta
-// ------------------------------------------------------------------------------------------------------------
+// ---- delta ----
 
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
 // the channels it owns only, and the lanes that share channels exchange them.

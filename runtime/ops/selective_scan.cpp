@@ -1,12 +1,11 @@
 #include "ops/selective_scan.h"
 
+#include <future>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <shared_mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "cpu/selective_scan.h"
 #include "driver/context.h"
@@ -37,13 +36,15 @@ class KernelTable {
       if (const auto found = kernels_.find(key); found != kernels_.end()) return found->second;
     }
     Kernels kernels;
-    if (variant.cut) {
-      // Two compiles: side by side.
-      std::vector<jit::Variant> both = {variant.forward(), variant.carry()};
-      runtime.builder().build_many(both, device.report.capability());
-      kernels.carry = &runtime.kernels().get(both[1], device.report);
+    std::future<const jit::LoadedKernel*> carry;
+    if (variant.cut) {  // two compiles, side by side
+      carry = std::async(std::launch::async, [&] {
+        const driver::ContextGuard guard(*device.driver, device.context);
+        return &runtime.kernels().get(variant.carry(), device.report);
+      });
     }
     kernels.forward = &runtime.kernels().get(variant.forward(), device.report);
+    if (variant.cut) kernels.carry = carry.get();
     std::unique_lock lock(mutex_);
     return kernels_.emplace(key, kernels).first->second;
   }
