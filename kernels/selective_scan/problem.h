@@ -5,6 +5,8 @@
 //   dt      = softplus?(delta[b,t,d] + delta_bias[d])
 //   h[n]    = exp(dt * A[d,n]) * h[n] + dt * u[b,t,d] * B[b,t,g,n]          g = d / (dim / ngroups)
 //   y[b,t,d]= (sum_n h[n] * C[b,t,g,n] + D[d] * u[b,t,d]) * (z ? silu(z[b,t,d]) : 1)
+// Steps run from the last to the first when `reverse`; h and the sum are complex, and y takes twice the real part of
+// the sum, when `is_complex` (S4-like models, whose states are conjugate pairs).
 #pragma once
 
 namespace mamba_scan {
@@ -30,14 +32,17 @@ struct ProjectionTensor {
   Index group_stride;
   Index state_stride;
   bool constant;
+  Index imag_stride = 0;  // from a real to its imaginary part, when the problem is_complex
 };
 
-// initial_state and final_state: (batch, dim, dstate), always fp32. They may be the same memory.
+// initial_state and final_state: (batch, dim, dstate), always fp32, or (sequences, dim, dstate), batch_stride stepping
+// over sequences, when packed. They may be the same memory.
 struct StateTensor {
   float* data;  // null: absent (starts from zero, or is not written)
   Index batch_stride;
   Index dim_stride;
   Index state_stride;
+  Index imag_stride = 0;  // as in ProjectionTensor
 };
 
 struct SelectiveScanProblem {
@@ -61,6 +66,19 @@ struct SelectiveScanProblem {
   const float* delta_bias;  // (dim,) contiguous, or null
   StateTensor initial_state;
   StateTensor final_state;
+  bool reverse;  // the first step scanned is seqlen - 1; "initial" and "final" are meant in the order of scanning
+  // y and final_state do not depend, bit for bit, on how a sequence is cut into calls at multiples of
+  // kInvariantSteps, the state handed from one to the next.
+  bool chunk_invariant;
+  bool is_complex;
+  Index A_imag_stride;
+  // Packed: batch is 1 and its seqlen steps hold `sequences` sequences, sequence i being the steps cu_seqlens[i] to
+  // cu_seqlens[i + 1] - 1. Null, and sequences 0: not packed. Lies where the other tensors lie, so a CUDA device reads
+  // it, not the host; it must begin with 0, not decrease and end with seqlen.
+  const int* cu_seqlens;
+  Index sequences;
 };
+
+constexpr Index kInvariantSteps = 2048;
 
 }  // namespace mamba_scan

@@ -11,6 +11,8 @@ namespace mamba_scan::ops {
 
 // Throws ArgumentError for anything no backend serves (negative sizes, dim % ngroups, missing pointers, ...).
 MAMBA_SCAN_API void check(const SelectiveScanProblem& problem);
+// The values of cu_seqlens, which must lie in host memory; nothing when not packed.
+MAMBA_SCAN_API void check_sequences(const SelectiveScanProblem& problem);
 
 // Runs on the host, returns when done. threads = 0: MAMBA_SCAN_NUM_THREADS, else all cores.
 MAMBA_SCAN_API void selective_scan_cpu(const SelectiveScanProblem& problem, int threads = 0);
