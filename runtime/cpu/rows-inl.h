@@ -51,17 +51,36 @@ auto* first_element(const SequenceTensor& tensor, const Tile& tile, Index step) 
          step * tensor.seq_stride + tile.channel * tensor.dim_stride;
 }
 
+// A vector of elements, each at the address below that of the one before when `backwards`.
+template <class Storage>
+HWY_INLINE Vec load_along(const typename Storage::Element* from, bool backwards) {
+  return backwards ? hn::Reverse(Floats(), Storage::load(from - (kRow - 1))) : Storage::load(from);
+}
+template <class Storage>
+HWY_INLINE void store_along(Vec value, typename Storage::Element* to, bool backwards) {
+  if (backwards) {
+    Storage::store(hn::Reverse(Floats(), value), to - (kRow - 1));
+  } else {
+    Storage::store(value, to);
+  }
+}
+
+// Are neighbours in time neighbours in memory, in either direction?
+inline bool steps_adjacent(const SequenceTensor& tensor) { return tensor.seq_stride == 1 || tensor.seq_stride == -1; }
+
 template <class Storage>
 void load_rows(const SequenceTensor& tensor, const Tile& tile, Index step, Index steps, float* to) {
   const auto* from = first_element<Storage>(tensor, tile, step);
   Index t = 0;
   if (tensor.dim_stride == 1 && tile.channels == kRow) {
     for (; t < steps; ++t) store_row(Storage::load(from + t * tensor.seq_stride), to + t * kRow);
-  } else if (tensor.seq_stride == 1) {
+  } else if (steps_adjacent(tensor)) {
     alignas(64) float square[kRow * kRow] = {};
+    const Index channels = tile.channels < kRow ? tile.channels : kRow;  // never more: says it to the compiler
     for (; t + kRow <= steps; t += kRow) {
-      for (Index c = 0; c < tile.channels; ++c) {
-        store_row(Storage::load(from + c * tensor.dim_stride + t), square + c * kRow);
+      for (Index c = 0; c < channels; ++c) {
+        const auto* row = from + c * tensor.dim_stride + t * tensor.seq_stride;
+        store_row(load_along<Storage>(row, tensor.seq_stride < 0), square + c * kRow);
       }
       transpose(square, to + t * kRow);
     }
@@ -84,11 +103,11 @@ inline Index lines_of_rows(const SequenceTensor& tensor, Index element_size, con
   Index count = 0;
   if (tensor.dim_stride == 1) {
     for (; count < steps; ++count) lines[count] = from + count * tensor.seq_stride * element_size;
-  } else if (tensor.seq_stride == 1) {
+  } else if (steps_adjacent(tensor)) {
     for (Index c = 0; c < tile.channels; ++c) {
       const char* row = from + c * tensor.dim_stride * element_size;
       for (Index offset = 0; offset < steps * element_size && count < steps; offset += 64)
-        lines[count++] = row + offset;
+        lines[count++] = row + offset * tensor.seq_stride;
     }
   }
   return count;
@@ -100,12 +119,13 @@ void store_rows(const SequenceTensor& tensor, const Tile& tile, Index step, Inde
   Index t = 0;
   if (tensor.dim_stride == 1 && tile.channels == kRow) {
     for (; t < steps; ++t) Storage::store(load_row(from + t * kRow), to + t * tensor.seq_stride);
-  } else if (tensor.seq_stride == 1) {
+  } else if (steps_adjacent(tensor)) {
     alignas(64) float square[kRow * kRow];
     for (; t + kRow <= steps; t += kRow) {
       transpose(from + t * kRow, square);
       for (Index c = 0; c < tile.channels; ++c) {
-        Storage::store(load_row(square + c * kRow), to + c * tensor.dim_stride + t);
+        auto* row = to + c * tensor.dim_stride + t * tensor.seq_stride;
+        store_along<Storage>(load_row(square + c * kRow), row, tensor.seq_stride < 0);
       }
     }
   }
@@ -120,13 +140,14 @@ void store_rows(const SequenceTensor& tensor, const Tile& tile, Index step, Inde
 template <class Storage>
 HWY_INLINE void load_some(const typename Storage::Element* from, Index stride, Index count, float* to,
                           Index to_stride) {
-  if (stride == 1 && to_stride == 1 && count == kRow) {
-    hn::StoreU(Storage::load(from), Floats(), to);
+  const bool adjacent = (stride == 1 || stride == -1) && count == kRow;
+  if (adjacent && to_stride == 1) {
+    hn::StoreU(load_along<Storage>(from, stride < 0), Floats(), to);
     return;
   }
   alignas(64) float values[kRow];
-  if (stride == 1 && count == kRow) {
-    store_row(Storage::load(from), values);
+  if (adjacent) {
+    store_row(load_along<Storage>(from, stride < 0), values);
   } else {
     typename Storage::Element row[kRow] = {};
     for (Index i = 0; i < count; ++i) row[i] = from[i * stride];
@@ -135,27 +156,49 @@ HWY_INLINE void load_some(const typename Storage::Element* from, Index stride, I
   for (Index i = 0; i < count; ++i) to[i * to_stride] = values[i];
 }
 
-// B or C of one (batch, group) to floats [step][state].
+// Where the floats of a block of B or C go.
+struct ProjectionLayout {
+  Index state_stride;
+  Index step_stride;
+};
+
+// `states` of `steps` steps, taken along whichever of the two lies closer together.
 template <class Storage>
-void load_projection(const ProjectionTensor& tensor, Index dstate, Index batch, Index group, Index step, Index steps,
-                     float* to) {
+void load_values(const typename Storage::Element* from, Index state_stride, Index seq_stride, Index states, Index steps,
+                 float* to, const ProjectionLayout& layout) {
+  const auto distance = [](Index stride) { return stride < 0 ? -stride : stride; };
+  const bool along_steps = states == 1 || distance(seq_stride) < distance(state_stride);
+  const Index outer_count = along_steps ? states : steps;
+  const Index inner_count = along_steps ? steps : states;
+  const Index outer_stride = along_steps ? state_stride : seq_stride;
+  const Index inner_stride = along_steps ? seq_stride : state_stride;
+  const Index to_outer = along_steps ? layout.state_stride : layout.step_stride;
+  const Index to_inner = along_steps ? layout.step_stride : layout.state_stride;
+  for (Index o = 0; o < outer_count; ++o) {
+    for (Index i = 0; i < inner_count; i += kRow) {
+      const Index count = inner_count - i < kRow ? inner_count - i : kRow;
+      load_some<Storage>(from + o * outer_stride + i * inner_stride, inner_stride, count,
+                         to + o * to_outer + i * to_inner, to_inner);
+    }
+  }
+}
+
+// B or C of one (batch, group) to floats [step][state][part].
+template <class Storage>
+void load_projection(const SelectiveScanProblem& problem, const ProjectionTensor& tensor, Index batch, Index group,
+                     Index step, Index steps, float* to) {
   const auto* from = static_cast<const typename Storage::Element*>(tensor.data) + batch * tensor.batch_stride +
                      group * tensor.group_stride + step * tensor.seq_stride;
-  if (tensor.seq_stride == 1 && tensor.state_stride != 1) {
-    for (Index n = 0; n < dstate; ++n) {
-      for (Index t = 0; t < steps; t += kRow) {
-        const Index count = steps - t < kRow ? steps - t : kRow;
-        load_some<Storage>(from + n * tensor.state_stride + t, 1, count, to + t * dstate + n, dstate);
-      }
-    }
+  const Index parts = number_parts(problem);
+  const Index values = parts * problem.dstate;
+  if (parts == 1 || (tensor.imag_stride == 1 && tensor.state_stride == 2)) {  // (re, im) pairs are so many numbers
+    const Index stride = parts == 1 ? tensor.state_stride : 1;
+    load_values<Storage>(from, stride, tensor.seq_stride, values, steps, to, {1, values});
     return;
   }
-  for (Index t = 0; t < steps; ++t) {
-    for (Index n = 0; n < dstate; n += kRow) {
-      const Index count = dstate - n < kRow ? dstate - n : kRow;
-      load_some<Storage>(from + t * tensor.seq_stride + n * tensor.state_stride, tensor.state_stride, count,
-                         to + t * dstate + n, 1);
-    }
+  for (Index part = 0; part < parts; ++part) {
+    load_values<Storage>(from + part * tensor.imag_stride, tensor.state_stride, tensor.seq_stride, problem.dstate,
+                         steps, to + part, {parts, values});
   }
 }
 

@@ -20,28 +20,34 @@ namespace {
 constexpr Index kMaxStageSteps = 64;
 
 // Steps that are staged together: dt, du, y, B and C of them stay in the L1 cache (20 KB at dstate 16).
-int steps_per_stage(Index dstate) {
-  return static_cast<int>(std::clamp<Index>(8192 / std::max<Index>(dstate, 1), 16, kMaxStageSteps));
+int steps_per_stage(const SelectiveScanProblem& problem) {
+  const Index floats = std::max<Index>(problem.dstate * number_parts(problem), 1);  // per step, of B or C
+  return static_cast<int>(std::clamp<Index>(8192 / floats, 16, kMaxStageSteps));
 }
 
 // How a tile divides its memory.
 struct TileLayout {
   TileLayout(const SelectiveScanProblem& problem, int vectors, Index lanes, float* memory)
-      : steps(steps_per_stage(problem.dstate)), matrix(problem.dstate * lanes), memory_(memory) {
+      : steps(steps_per_stage(problem)),
+        rates(problem.dstate * rate_parts(problem) * lanes),
+        matrix(problem.dstate * number_parts(problem) * lanes),
+        memory_(memory) {
+    const Index values = steps * problem.dstate * number_parts(problem);
     rows = {take(steps * lanes), take(steps * lanes), take(steps * lanes)};
-    projections = {take(steps * problem.dstate), take(steps * problem.dstate)};
-    states = {take(vectors * matrix), take(vectors * matrix), problem.B.constant ? take(vectors * matrix) : nullptr,
+    projections = {take(values), take(values)};
+    states = {take(vectors * rates), take(vectors * matrix), problem.B.constant ? take(vectors * matrix) : nullptr,
               problem.C.constant ? take(vectors * matrix) : nullptr};
   }
 
   StateRows states_of(int vector) const {
     const Index offset = vector * matrix;
-    return {states.decay + offset, states.h + offset, states.constant_b ? states.constant_b + offset : nullptr,
+    return {states.decay + vector * rates, states.h + offset, states.constant_b ? states.constant_b + offset : nullptr,
             states.constant_c ? states.constant_c + offset : nullptr};
   }
 
   int steps;
-  Index matrix;  // floats of one [state][lane] matrix
+  Index rates;   // floats of the decay rates of one vector of channels
+  Index matrix;  // and of its states
   StepRows rows;
   ProjectionRows projections;
   StateRows states;
@@ -124,7 +130,7 @@ void scan_tile(const SelectiveScanProblem& problem, const Tile& tile, float* mem
       // While states are computed, which has no memory traffic of its own, the rows of what comes next are fetched.
       const bool last = v + 1 == vectors;
       Upcoming upcoming(problem, parts[last ? 0 : v + 1], last ? step + layout.steps : step, layout.steps);
-      for (Index n = 0; n < problem.dstate; n += states_in_block(n, problem.dstate)) {
+      for (Index n = 0; n < problem.dstate; n += states_in_block(problem, n)) {
         scan_block(problem, {n, steps, bounded, upcoming.next()}, layout.states_of(v), layout.rows, layout.projections);
       }
       finish_steps(problem, parts[v], step, steps, layout.rows);

@@ -1,6 +1,10 @@
 // The vector code of the scan behind run-time dispatch: each function runs the version for the best instruction set
 // of this processor. "Rows" are floats [step][lane], one lane per channel; states lie as [state][lane]. Lanes
-// without a channel hold zeros on the way in and are not written on the way out.
+// without a channel hold zeros on the way in and are not written on the way out. Complex numbers are two rows or
+// floats, real and imaginary part: [state][part][lane].
+//
+// The kernels know nothing of packed sequences and of scans from the end: selective_scan.cpp makes forward scans of
+// single sequences out of them.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +23,7 @@ struct Tile {
 
 // What stays in place while the steps go by, for one vector of channels.
 struct StateRows {
-  float* decay;  // A * log2(e)
+  float* decay;  // A * log2(e); complex: three rows, Re A * log2(e) and Im A in quarter turns as a sum of two floats
   float* h;
   float* constant_b;  // null unless B is constant
   float* constant_c;
@@ -32,16 +36,25 @@ struct StepRows {
   float* y;
 };
 
-// B and C of some steps as floats [step][state]; not used for the constant one.
+// B and C of some steps as floats [step][state][part]; not used for the constant one.
 struct ProjectionRows {
   float* b;
   float* c;
 };
 
+// Floats of a number, and of a decay rate.
+constexpr Index number_parts(const SelectiveScanProblem& problem) { return problem.is_complex ? 2 : 1; }
+constexpr Index rate_parts(const SelectiveScanProblem& problem) { return problem.is_complex ? 3 : 1; }
+
 // States of one vector of channels over some steps. The sum over the states is built in blocks of this many, each
 // from zero, added to y in order; what is left over forms blocks of one. So the order of additions depends on
 // dstate alone.
 inline constexpr Index kBlockStates = 4;
+inline constexpr Index kComplexBlockStates = 2;  // whose rates and states fill as many registers
+
+constexpr Index full_block(const SelectiveScanProblem& problem) {
+  return problem.is_complex ? kComplexBlockStates : kBlockStates;
+}
 
 struct StateBlock {
   Index state;  // the first of the block
@@ -50,11 +63,15 @@ struct StateBlock {
   const void* const* prefetch = nullptr;  // an address for each step, or null
 };
 
-constexpr Index states_in_block(Index first, Index dstate) { return dstate - first >= kBlockStates ? kBlockStates : 1; }
-constexpr Index block_count(Index dstate) { return dstate / kBlockStates + dstate % kBlockStates; }
-constexpr Index block_first_state(Index block, Index dstate) {
-  const Index full = dstate / kBlockStates;
-  return block < full ? block * kBlockStates : full * kBlockStates + (block - full);
+constexpr Index states_in_block(const SelectiveScanProblem& problem, Index first) {
+  return problem.dstate - first >= full_block(problem) ? full_block(problem) : 1;
+}
+constexpr Index block_count(const SelectiveScanProblem& problem) {
+  return problem.dstate / full_block(problem) + problem.dstate % full_block(problem);
+}
+constexpr Index block_first_state(const SelectiveScanProblem& problem, Index block) {
+  const Index full = problem.dstate / full_block(problem);
+  return block < full ? block * full_block(problem) : full * full_block(problem) + (block - full);
 }
 
 // Largest |dt * decay| for which the kernels may leave out the range check of the exponential.

@@ -1,9 +1,9 @@
 // The CPU backend of the selective scan (selective_scan/problem.h): the formula as it stands, in sequential order
-// for every channel and state, with fp32 accumulation.
+// for every channel and state, with fp32 accumulation. It serves all of problem.h.
 //
 // Bit for bit the same whatever the number of threads, and wherever a sequence is cut, when the second part starts
-// from the first part's final state: no way of dividing the work changes the order of an addition. Results below
-// 1.2e-38 count as zero.
+// from the first part's final state (chunk_invariant or not): no way of dividing the work changes the order of an
+// addition. Results below 1.2e-38 count as zero.
 #pragma once
 
 #include "platform/export.h"

@@ -48,6 +48,7 @@ class StateSplit {
   const int threads_;
   const Index lanes_;
   const Index blocks_;
+  const Index values_;  // floats of B or C in one step
   const Index group_channels_;
   const Index vectors_per_group_;
   const Index projections_count_;
@@ -65,16 +66,17 @@ class StateSplit {
 // Everything of `pieces` pieces and the states, with room for rounding each part up to a cache line.
 Index StateSplit::floats_per_stretch(Index pieces) const {
   const Index vectors = projections_count_ * vectors_per_group_;
-  const Index matrices = 4 * (problem_.dstate * lanes_ + 16);
+  const Index matrices = problem_.dstate * rate_parts(problem_) * lanes_ + 3 * values_ * lanes_ + 4 * 16;
   const Index rows = (2 + blocks_) * pieces * kPieceSteps * lanes_ + pieces + 16;
-  return vectors * (matrices + rows) + projections_count_ * 2 * (pieces * kPieceSteps * problem_.dstate + 16);
+  return vectors * (matrices + rows) + projections_count_ * 2 * (pieces * kPieceSteps * values_ + 16);
 }
 
 StateSplit::StateSplit(const SelectiveScanProblem& problem, int threads)
     : problem_(problem),
       threads_(threads),
       lanes_(kernels::lanes()),
-      blocks_(block_count(problem.dstate)),
+      blocks_(block_count(problem)),
+      values_(problem.dstate * number_parts(problem)),
       group_channels_(problem.dim / problem.ngroups),
       vectors_per_group_(ceil_div(group_channels_, lanes_)),
       projections_count_(problem.batch * problem.ngroups),
@@ -83,19 +85,20 @@ StateSplit::StateSplit(const SelectiveScanProblem& problem, int threads)
         while (max_pieces_ > 1 && floats_per_stretch(max_pieces_) > kMaxStretchFloats) max_pieces_ /= 2;
         return static_cast<std::size_t>(floats_per_stretch(max_pieces_));
       }()) {
-  const Index matrix = problem_.dstate * lanes_;
+  const Index rates = problem_.dstate * rate_parts(problem_) * lanes_;
+  const Index matrix = values_ * lanes_;
   const Index rows = max_pieces_ * kPieceSteps * lanes_;
   for (Index p = 0; p < projections_count_; ++p) {
     const Index batch = p / problem_.ngroups;
     const Index group = p % problem_.ngroups;
-    const Index values = max_pieces_ * kPieceSteps * problem_.dstate;
+    const Index values = max_pieces_ * kPieceSteps * values_;
     projections_.push_back({take(values), take(values)});
     for (Index v = 0; v < vectors_per_group_; ++v) {
       const Index first = v * lanes_;
       const int channels = static_cast<int>(std::min(lanes_, group_channels_ - first));
       vectors_.push_back({.tile = {batch, group, group * group_channels_ + first, channels},
                           .projection = p,
-                          .states = {take(matrix), take(matrix), take(matrix), take(matrix)},
+                          .states = {take(rates), take(matrix), take(matrix), take(matrix)},
                           .steps = {take(rows), take(rows), take(blocks_ * rows)},
                           .largest_dt = take(max_pieces_),
                           .largest_decay = 0});
@@ -134,7 +137,7 @@ void StateSplit::stage(Index task) {
   const int steps = static_cast<int>(piece_steps(piece));
   if (owner < projections_count_) {
     const ProjectionRows& rows = projections_[static_cast<std::size_t>(owner)];
-    const Index offset = piece * kPieceSteps * problem_.dstate;
+    const Index offset = piece * kPieceSteps * values_;
     kernels::stage_projections(problem_, owner / problem_.ngroups, owner % problem_.ngroups, step, steps,
                                {rows.b + offset, rows.c + offset});
     return;
@@ -155,10 +158,9 @@ void StateSplit::recur(Index task) {
   if (block > 0) std::fill_n(y, steps_ * lanes_, -0.0f);
   for (Index piece = 0; piece < pieces_; ++piece) {
     const Index offset = piece * kPieceSteps * lanes_;
-    const Index values = piece * kPieceSteps * problem_.dstate;
+    const Index values = piece * kPieceSteps * values_;
     const bool bounded = vector.largest_dt[piece] * vector.largest_decay <= kBoundedExponent;
-    kernels::scan_block(problem_,
-                        {block_first_state(block, problem_.dstate), static_cast<int>(piece_steps(piece)), bounded},
+    kernels::scan_block(problem_, {block_first_state(problem_, block), static_cast<int>(piece_steps(piece)), bounded},
                         vector.states, {vector.steps.dt + offset, vector.steps.du + offset, y + offset},
                         {projections.b + values, projections.c + values});
   }

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstdint>
 
+#include "cpu/complex_recurrence-inl.h"
 #include "cpu/recurrence-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -51,37 +52,68 @@ HWY_INLINE Vec channel_values(const float* values, const Tile& tile) {
   return load_row(row);
 }
 
-// A strided (dim, dstate) fp32 matrix to [state][lane].
-inline void load_matrix(const float* from, Index dim_stride, Index state_stride, Index channels, Index dstate,
-                        float scale, float* to) {
-  for (Index n = 0; n < dstate; ++n) {
+// A strided (dim, dstate) fp32 matrix whose first channel is that of the tile.
+struct Matrix {
+  const float* data;
+  Index dim_stride;
+  Index state_stride;
+  Index imag_stride;
+};
+
+// To [state][part][lane], `parts` being 1 or 2.
+inline void load_matrix(const Matrix& from, Index channels, Index dstate, Index parts, float* to) {
+  for (Index row = 0; row < dstate * parts; ++row) {
+    const float* values = from.data + row / parts * from.state_stride + row % parts * from.imag_stride;
+    for (Index c = 0; c < kRow; ++c) to[row * kRow + c] = c < channels ? values[c * from.dim_stride] : 0.0f;
+  }
+}
+
+inline void load_rates(const Matrix& a, Index channels, Index dstate, float* to) {
+  const float log2e = 1.44269504088896341f;
+  load_matrix(a, channels, dstate, 1, to);
+  for (Index i = 0; i < dstate * kRow; ++i) to[i] *= log2e;
+}
+
+inline void load_complex_rates(const Matrix& a, Index channels, Index dstate, float* to) {
+  const float log2e = 1.44269504088896341f;
+  const double quarter_turns = 0.63661977236758134;  // per radian
+  for (Index n = 0; n < dstate; ++n, to += 3 * kRow) {
     for (Index c = 0; c < kRow; ++c) {
-      to[n * kRow + c] = c < channels ? scale * from[c * dim_stride + n * state_stride] : 0.0f;
+      const float* value = a.data + c * a.dim_stride + n * a.state_stride;
+      const double turn = c < channels ? quarter_turns * value[a.imag_stride] : 0.0;
+      to[c] = c < channels ? log2e * *value : 0.0f;
+      to[kRow + c] = static_cast<float>(turn);
+      to[2 * kRow + c] = static_cast<float>(turn - static_cast<double>(to[kRow + c]));
     }
   }
 }
 
-inline void load_constant(const ProjectionTensor& tensor, const Tile& tile, Index dstate, float* to) {
+inline void load_constant(const SelectiveScanProblem& problem, const ProjectionTensor& tensor, const Tile& tile,
+                          float* to) {
   const float* from = static_cast<const float*>(tensor.data) + tile.channel * tensor.group_stride;
-  load_matrix(from, tensor.group_stride, tensor.state_stride, tile.channels, dstate, 1.0f, to);
+  load_matrix({from, tensor.group_stride, tensor.state_stride, tensor.imag_stride}, tile.channels, problem.dstate,
+              number_parts(problem), to);
 }
 
 inline float load_states(const SelectiveScanProblem& problem, const Tile& tile, const StateRows& to) {
   const Index dstate = problem.dstate;
-  const float log2e = 1.44269504088896341f;
-  load_matrix(problem.A + tile.channel * problem.A_dim_stride, problem.A_dim_stride, problem.A_state_stride,
-              tile.channels, dstate, log2e, to.decay);
-  if (problem.B.constant) load_constant(problem.B, tile, dstate, to.constant_b);
-  if (problem.C.constant) load_constant(problem.C, tile, dstate, to.constant_c);
+  const Matrix a{problem.A + tile.channel * problem.A_dim_stride, problem.A_dim_stride, problem.A_state_stride,
+                 problem.A_imag_stride};
+  (problem.is_complex ? load_complex_rates : load_rates)(a, tile.channels, dstate, to.decay);
+  if (problem.B.constant) load_constant(problem, problem.B, tile, to.constant_b);
+  if (problem.C.constant) load_constant(problem, problem.C, tile, to.constant_c);
   const StateTensor& initial = problem.initial_state;
   if (initial.data) {
     const float* from = initial.data + tile.batch * initial.batch_stride + tile.channel * initial.dim_stride;
-    load_matrix(from, initial.dim_stride, initial.state_stride, tile.channels, dstate, 1.0f, to.h);
+    load_matrix({from, initial.dim_stride, initial.state_stride, initial.imag_stride}, tile.channels, dstate,
+                number_parts(problem), to.h);
   } else {
-    for (Index i = 0; i < dstate * kRow; ++i) to.h[i] = 0.0f;
+    std::fill_n(to.h, dstate * number_parts(problem) * kRow, 0.0f);
   }
   MagnitudeVec largest = hn::Zero(Magnitudes());
-  for (Index n = 0; n < dstate; ++n) largest = larger_magnitude(largest, load_row(to.decay + n * kRow));
+  for (Index n = 0; n < dstate; ++n) {
+    largest = larger_magnitude(largest, load_row(to.decay + n * rate_parts(problem) * kRow));
+  }
   return largest_float(largest);
 }
 
@@ -89,9 +121,11 @@ inline void store_states(const SelectiveScanProblem& problem, const Tile& tile, 
   const StateTensor& final_state = problem.final_state;
   if (!final_state.data) return;
   float* to = final_state.data + tile.batch * final_state.batch_stride + tile.channel * final_state.dim_stride;
+  const Index parts = number_parts(problem);
   for (Index c = 0; c < tile.channels; ++c) {
-    for (Index n = 0; n < problem.dstate; ++n) {
-      to[c * final_state.dim_stride + n * final_state.state_stride] = h[n * kRow + c];
+    for (Index row = 0; row < problem.dstate * parts; ++row) {
+      to[c * final_state.dim_stride + row / parts * final_state.state_stride + row % parts * final_state.imag_stride] =
+          h[row * kRow + c];
     }
   }
 }
@@ -122,15 +156,21 @@ inline void stage_projections(const SelectiveScanProblem& problem, Index batch, 
                               const ProjectionRows& to) {
   with_storage(problem.dtype, [&](auto storage) HWY_ATTR {
     using Storage = decltype(storage);
-    const Index dstate = problem.dstate;
-    if (!problem.B.constant) load_projection<Storage>(problem.B, dstate, batch, group, step, steps, to.b);
-    if (!problem.C.constant) load_projection<Storage>(problem.C, dstate, batch, group, step, steps, to.c);
+    if (!problem.B.constant) load_projection<Storage>(problem, problem.B, batch, group, step, steps, to.b);
+    if (!problem.C.constant) load_projection<Storage>(problem, problem.C, batch, group, step, steps, to.c);
   });
 }
 
 inline void scan_block(const SelectiveScanProblem& problem, const StateBlock& block, const StateRows& states,
                        const StepRows& rows, const ProjectionRows& projections) {
-  if (states_in_block(block.state, problem.dstate) == kBlockStates) {
+  const bool is_full = states_in_block(problem, block.state) > 1;
+  if (problem.is_complex) {
+    if (is_full) {
+      recur_complex_block<kComplexBlockStates>(problem, block, states, rows, projections);
+    } else {
+      recur_complex_block<1>(problem, block, states, rows, projections);
+    }
+  } else if (is_full) {
     recur_block<kBlockStates>(problem, block, states, rows, projections);
   } else {
     recur_block<1>(problem, block, states, rows, projections);

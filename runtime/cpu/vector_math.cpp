@@ -10,6 +10,7 @@
 #define HWY_TARGET_INCLUDE "cpu/vector_math.cpp"
 #include "hwy/foreach_target.h"  // must come before highway.h and the -inl headers
 // clang-format on
+#include "cpu/phase-inl.h"
 #include "cpu/storage-inl.h"
 #include "hwy/highway.h"
 
@@ -50,6 +51,24 @@ void softplus_array(const float* from, float* to, size_t count) {
 void silu_array(const float* from, float* to, size_t count) {
   map<Float32, Float32>(from, to, count, [](Vec x) HWY_ATTR { return silu(x); });
 }
+void cos_sin_array(const float* x, const float* rate, float* cos, float* sin, size_t count) {
+  for (size_t i = 0; i < count; i += kLanes) {
+    alignas(64) float rows[5][kLanes] = {};  // x, the rate in quarter turns high and low, cos, sin
+    const size_t rest = std::min(kLanes, count - i);
+    for (size_t lane = 0; lane < rest; ++lane) {
+      const double turn = 0.63661977236758134 * static_cast<double>(rate[i + lane]);
+      rows[0][lane] = x[i + lane];
+      rows[1][lane] = static_cast<float>(turn);
+      rows[2][lane] = static_cast<float>(turn - static_cast<double>(rows[1][lane]));
+    }
+    const Floats d;
+    const Phase phase = phase_of(hn::Load(d, rows[0]), hn::Load(d, rows[1]), hn::Load(d, rows[2]));
+    hn::Store(phase.cos, d, rows[3]);
+    hn::Store(phase.sin, d, rows[4]);
+    std::copy_n(rows[3], rest, cos + i);
+    std::copy_n(rows[4], rest, sin + i);
+  }
+}
 void from_float16(const uint16_t* from, float* to, size_t count) {
   map<Float16, Float32>(from, to, count, [](Vec x) HWY_ATTR { return x; });
 }
@@ -73,10 +92,16 @@ HWY_EXPORT(exp2_array);
 HWY_EXPORT(exp2_bounded_array);
 HWY_EXPORT(softplus_array);
 HWY_EXPORT(silu_array);
+HWY_EXPORT(cos_sin_array);
 HWY_EXPORT(from_float16);
 HWY_EXPORT(to_float16);
 HWY_EXPORT(from_bfloat16);
 HWY_EXPORT(to_bfloat16);
+
+void cos_sin(const float* x, const float* rate, float* cos, float* sin, std::size_t count) {
+  const DenormalsAreZero guard;
+  HWY_DYNAMIC_DISPATCH(cos_sin_array)(x, rate, cos, sin, count);
+}
 
 #define MAMBA_SCAN_DISPATCH(name, implementation, From, To) \
   void name(const From* from, To* to, std::size_t count) {  \

@@ -13,6 +13,8 @@ MAMBA_SCAN_API void exp2(const float* from, float* to, std::size_t count);
 MAMBA_SCAN_API void exp2_bounded(const float* from, float* to, std::size_t count);
 MAMBA_SCAN_API void softplus(const float* from, float* to, std::size_t count);
 MAMBA_SCAN_API void silu(const float* from, float* to, std::size_t count);
+// Cosine and sine of x * rate, as decay rates with an imaginary part need them.
+MAMBA_SCAN_API void cos_sin(const float* x, const float* rate, float* cos, float* sin, std::size_t count);
 
 // Conversions as the scan does them, through one 16-bit element each.
 MAMBA_SCAN_API void float16_to_float(const unsigned short* from, float* to, std::size_t count);

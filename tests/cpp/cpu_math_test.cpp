@@ -107,6 +107,33 @@ TEST_P(CpuMath, SiluIsAccurateEverywhere) {
   EXPECT_TRUE(std::isnan(apply(cpu::silu, -kInf)));  // -inf / inf, as in PyTorch
 }
 
+TEST_P(CpuMath, CosineAndSineOfAProductAreAccurateForManyTurns) {
+  for (const float range : {0.1f, 3.0f, 1e3f, 1e6f}) {  // radians
+    const std::vector<float> x = between(0, 1), rate = between(-range, range);
+    std::vector<float> cos(x.size(), kNaN), sin(x.size(), kNaN);
+    cpu::cos_sin(x.data(), rate.data(), cos.data(), sin.data(), x.size());
+    double worst = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double angle = static_cast<double>(x[i]) * static_cast<double>(rate[i]);  // exact
+      worst = std::max({worst, std::fabs(cos[i] - std::cos(angle)), std::fabs(sin[i] - std::sin(angle))});
+    }
+    EXPECT_LT(worst, 2e-7) << range;
+  }
+}
+
+TEST_P(CpuMath, CosineAndSineStayOnTheUnitCircleBeyondAllDigits) {
+  const std::vector<float> x = {0.0f, 1.0f, 1e10f, 1e30f, 3e38f, kInf, kNaN}, rate = {5.0f, 0.0f, 1e5f, 7.0f, 1, 1, 1};
+  std::vector<float> cos(x.size()), sin(x.size());
+  cpu::cos_sin(x.data(), rate.data(), cos.data(), sin.data(), x.size());
+  EXPECT_EQ(cos[0], 1.0f);
+  EXPECT_EQ(sin[0], 0.0f);
+  EXPECT_EQ(cos[1], 1.0f);
+  EXPECT_EQ(sin[1], 0.0f);
+  for (const std::size_t i : {2, 3, 4}) EXPECT_NEAR(cos[i] * cos[i] + sin[i] * sin[i], 1.0f, 1e-6f) << x[i];
+  EXPECT_TRUE(std::isnan(cos[5]) && std::isnan(sin[5]));
+  EXPECT_TRUE(std::isnan(cos[6]) && std::isnan(sin[6]));
+}
+
 TEST_P(CpuMath, Every16BitValueBecomesTheRightFloat) {
   std::vector<unsigned short> all(65536);
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<unsigned short>(i);

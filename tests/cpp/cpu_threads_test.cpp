@@ -1,6 +1,7 @@
 // The thread pool, and the scan used from several threads, from a forked process and beyond 2^31 elements.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include "cpu/thread_pool.h"
 #include "cpu_scan_case.h"
 #include "platform/environment.h"
+#include "thread_time.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -110,6 +112,36 @@ TEST(CpuScanThreads, SeveralCallersAtOnceGetTheirOwnResults) {
   }
   for (std::thread& caller : callers) caller.join();
   for (std::size_t i = 0; i < cases.size(); ++i) EXPECT_TRUE(alone[i].y.same_bytes(cases[i].y)) << i;
+}
+
+// Of the computing that a scan on `threads` threads takes, the share of the calling one; the smallest of some attempts,
+// because a busy machine may give the others no time.
+double share_of_caller(Case& scan, int threads) {
+  const auto computed_ms = [&](int count) {
+    const double before = mamba_scan::test::thread_cpu_ms();
+    cpu::selective_scan(scan.problem(), count);
+    return mamba_scan::test::thread_cpu_ms() - before;
+  };
+  const double alone = computed_ms(1);
+  double share = 1;
+  for (int attempt = 0; attempt < 10 && share > 0.8; ++attempt) {
+    share = std::min(share, computed_ms(threads) / alone);
+  }
+  return share;
+}
+
+TEST(CpuScanThreads, PackedSequencesAreSharedOutWhateverTheirLengths) {
+  const auto short_ones = [](int count) {
+    std::vector<int> ends = {0};
+    for (int i = 0; i < count; ++i) ends.push_back(ends.back() + 1 + i % 40);
+    return ends;
+  };
+  Case many({.seqlen = short_ones(4000).back(), .dim = 16, .dstate = 16, .cu_seqlens = short_ones(4000)});
+  EXPECT_LT(share_of_caller(many, 4), 0.8);
+  std::vector<int> ends = short_ones(100);
+  ends.push_back(ends.back() + 80000);  // and one that is nearly everything
+  Case one({.seqlen = ends.back(), .dim = 16, .dstate = 16, .cu_seqlens = ends});
+  EXPECT_LT(share_of_caller(one, 4), 0.8);
 }
 
 #if defined(__linux__)
