@@ -7,6 +7,9 @@
 #include "emulated_device.h"
 #else
 
+// Dynamic shared memory of the block, as an array.
+#define MS_DYNAMIC_SHARED(TYPE, NAME) extern __shared__ TYPE NAME[]
+
 namespace mamba_scan::device {
 
 // 16-bit floats are stored as their bits; NVRTC without a toolkit knows neither __half nor __nv_bfloat16.
@@ -123,6 +126,25 @@ __device__ __forceinline__ void async_copy(void* to_shared, const void* from_glo
 #endif
 }
 
+// The same for the first `bytes` of BYTES, 0 to BYTES; the rest of the target becomes zero.
+template <int BYTES>
+__device__ __forceinline__ void async_copy_part(void* to_shared, const void* from_global, int bytes) {
+#if __CUDA_ARCH__ >= 800
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+  if constexpr (BYTES == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from_global), "n"(BYTES), "r"(bytes)
+                 : "memory");
+  }
+#else
+  auto* out = static_cast<unsigned short*>(to_shared);
+  const auto* in = static_cast<const unsigned short*>(from_global);
+#pragma unroll
+  for (int i = 0; i < BYTES / 2; ++i) out[i] = 2 * i < bytes ? __ldg(in + i) : 0;
+#endif
+}
+
 // Closes the group of copies issued since the last call.
 __device__ __forceinline__ void async_commit() {
 #if __CUDA_ARCH__ >= 800
@@ -137,6 +159,9 @@ __device__ __forceinline__ void async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
 }
+
+// A barrier of the whole block, which its warps may reach at different places in the program.
+__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 1;" ::: "memory"); }
 
 }  // namespace mamba_scan::device
 

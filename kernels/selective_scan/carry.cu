@@ -8,11 +8,13 @@
 //
 // Grid and constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
 #define MS_INTERLEAVED_STATES 1
+#include "selective_scan/tile_copy.cuh"
 #include "selective_scan/warp_tile.cuh"
 
 namespace mamba_scan {
 namespace {
 
+constexpr int kTestEvery = 4;  // tiles, counted from the piece's end: which states still count is found so often
 constexpr int kDropTogether = kStates % 2 == 0 ? 2 : 1;  // registers s tested with one branch
 
 struct Lane {
@@ -44,10 +46,11 @@ __device__ __forceinline__ unsigned alive_groups(const Row& row, LaneId id, cons
   return alive;
 }
 
-__device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& stage, int steps, LaneId id,
+// A whole tile, as all are that hand on a state. begin: packed, the first step of the sequence at hand.
+__device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& stage, int begin, LaneId id,
                                              unsigned alive, Lane& self) {
 #pragma unroll 1
-  for (int first = (steps - 1) / kSteps * kSteps; first >= 0; first -= kSteps) {
+  for (int first = kTile - kSteps; first >= 0; first -= kSteps) {
     self.delta.read(stage.delta, first, id);
     InputReader input;
     input.read(stage.u, first, id);
@@ -55,7 +58,7 @@ __device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& 
 #pragma unroll
     for (int t = kSteps - 1; t >= 0; --t) {
       float dt[kChannels];
-      self.delta.step(t, first + t < steps, id, dt);
+      self.delta.step(t, !kPacked || first + t >= begin, id, dt);
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) {
         after[t][r] = self.after[r];
@@ -70,7 +73,7 @@ __device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& 
       for (int t = 0; t < kSteps; ++t) {
         float B[kDropTogether];
         if constexpr (!kBConstant)
-          read_floats(shared.B + (first + t) * kPaddedStates + id.part * kStates + group * kDropTogether, B);
+          read_states(shared.B + (first + t) * kPaddedStates, id.part, group * kDropTogether, B);
 #pragma unroll
         for (int k = 0; k < kDropTogether; ++k)
 #pragma unroll
@@ -86,6 +89,50 @@ __device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& 
   }
 }
 
+// The slot's last piece, or of packed sequences, the part of it that belongs to the one that runs at its end. False if
+// nothing is handed on there.
+__device__ __forceinline__ bool last_piece(const SelectiveScanForwardParams& params, Piece& piece) {
+  const Range range = slot_range(params, this_slot());
+#if MS_INVARIANT
+  piece = piece_at(params, range.begin, range.end);
+  return is_whole_segment(params, piece);
+#else
+  const int row_begin = range.end / params.tiles_per_row * params.tiles_per_row;
+  if (range.begin == range.end || range.end == row_begin) return false;
+  piece = piece_at(params, max(range.begin, row_begin), range.end);
+#if MS_PACKED
+  const SelectiveScanProblem& p = params.problem;
+  const Index end = static_cast<Index>(piece.end) * kTile;
+  const Index first_step = sequence_begin(p, sequence_at(p, end));
+  if (first_step >= end) return false;
+  piece.begin = max(piece.begin, static_cast<int>(first_step / kTile));
+#endif
+  return true;
+#endif
+}
+
+#if MS_PACKED
+// Clears the steps before the begin of the sequence that runs at the end of the tile: whatever the sequences before it
+// hold, not even an infinity may be left of it. Returns how many these are.
+__device__ __forceinline__ int forget_others(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
+                                             int tile, int lane) {
+  const SelectiveScanProblem& p = params.problem;
+  const Index first_step = static_cast<Index>(tile) * kTile;
+  const Index sequence = sequence_begin(p, sequence_at(p, static_cast<Index>(shared.piece.end) * kTile));
+  const int others = static_cast<int>(max(sequence - first_step, Index{0}));
+  for (int i = lane; i < others * kWarpChannels; i += 32) {
+    const int step = i / kWarpChannels, channel = i % kWarpChannels;
+    const int place = kSeqContiguous ? channel * kPitch + (kReverse ? kTile - 1 - step : step) : i;
+    from_float(0.0f, stage.u[place]);
+    from_float(0.0f, stage.delta[place]);
+  }
+  if constexpr (!kBConstant)
+    for (int i = lane; i < others * kPaddedStates; i += 32) shared.B[i] = 0.0f;
+  __syncwarp();
+  return others;
+}
+#endif
+
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
@@ -94,11 +141,10 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
   const SelectiveScanProblem& p = params.problem;
   const LaneId id = lane_id();
   {
-    const Range range = slot_range(params, this_slot());
-    const int row_begin = range.end / params.tiles_per_row * params.tiles_per_row;
-    if (range.begin == range.end || range.end == row_begin) return;  // nothing is handed on
+    Piece piece;
+    if (!last_piece(params, piece)) return;
     clear_shared(shared, id.lane);
-    if (id.lane == 0) shared.piece = piece_at(params, max(range.begin, row_begin), range.end);
+    if (id.lane == 0) shared.piece = piece;
     __syncwarp();
   }
   const Piece& piece = shared.piece;
@@ -113,28 +159,26 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) self.after[r] = 0.0f;
 
-  int tile = piece.end - 1;
-  copy_stage<false>(p, row, tile, shared.stage[0], id.lane);
-  async_commit();
-  int current = 0;
+  TileCopies<false> copies(params, shared, id.lane);
+  const int first_tile = piece.begin;
   unsigned alive = alive_groups(row, id, self);
+  int until_test = kTestEvery;
 #pragma unroll 1
-  while (alive != 0) {
-    async_wait<0>();
-    __syncwarp();
-    const Stage& stage = shared.stage[current];
-    current ^= 1;
-    if (tile > piece.begin) copy_stage<false>(p, row, tile - 1, shared.stage[current], id.lane);
-    async_commit();
+  for (int tile = piece.end - 1; tile >= first_tile; --tile) {
+    Stage& stage = copies.take(params, shared, id.lane);
     expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
     __syncwarp();
-    compute_tile(shared, stage,
-                 static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - static_cast<Index>(tile) * kTile)), id,
-                 alive, self);
-    if (tile == piece.begin) break;
-    --tile;
+    int begin = 0;  // of the sequence in the tile
+#if MS_PACKED
+    begin = forget_others(params, shared, stage, tile, id.lane);
+#endif
+    compute_tile(shared, stage, begin, id, alive, self);
+    if (--until_test > 0) continue;
+    until_test = kTestEvery;
     alive = alive_groups(row, id, self);
+    if (alive == 0) break;
   }
+  async_wait<0>();  // for copies of tiles that no longer count
 
   float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32);
   float* delta = params.carry_delta + static_cast<Index>(this_slot()) * (kChannels * 32) + id.lane;

@@ -6,18 +6,26 @@
 //   async copies of the next tile -> shared      u, delta, z as they are; B, C as they are
 //   expand B, C of this tile                     to fp32, once per warp
 //   compute kSteps steps at a time               states in registers, delta and u converted on reading
-//   sum over the lanes of a channel, gate, store
+//   sum over the lanes of a channel, gate        into the tile, in place of u
+//   store the tile                               in vectors of 16 bytes
 //
-// Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit needs 8 clocks per warp for it, so
-// five issues leave three for everything else: with two lanes per channel, eight states and four channels per lane
-// (the usual plan at 16 states) a step is 32 of them, 256 clocks, and the rest comes to about 50 issues: 4 shared loads
-// of B and C, 2 of u and delta, 12 conversions and products, 8 for the sum over lanes, the store, and a sixteenth of a
-// tile's copies. Shared memory delivers about 2.5 KB per step and warp, a third of what it can in that time.
+// Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2 and
+// also keeps half of the fp32 pipes busy for them, so that about four fp32 instructions fit beside each; an fma with
+// three different source registers takes a slot and a half. The five are therefore just what fits, and everything else
+// has to be shared by many states: with one lane per channel and its 16 states (the usual plan) no sums over lanes are
+// left, and the rest of a step comes to about 35 issues against 128 clocks of exponentials: shared loads of B, C, u and
+// delta, conversions, softplus and gate, and an eighth or a sixteenth of a tile's copies and stores. Measured on an
+// H200 (cost_model.h): 157 clocks per step and warp when four warps share a scheduler, 1.22 of the exponentials' 128.
+#if MS_COMPLEX
+#include "selective_scan/complex_lane.cuh"
+#endif
+#include "selective_scan/tile_copy.cuh"
 #include "selective_scan/warp_tile.cuh"
 
 namespace mamba_scan {
 namespace {
 
+#if !MS_COMPLEX
 // What a lane keeps while it walks along a row.
 struct Lane {
   float state[kChannels][kStates];
@@ -52,14 +60,15 @@ __device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const R
 #endif
 }
 
-// The row's part of a (batch, dim, dstate) tensor.
-__device__ __forceinline__ float* row_states(const StateTensor& tensor, const Row& row) {
-  return tensor.data + row.batch * tensor.batch_stride + row.first_channel * tensor.dim_stride;
-}
-
-__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Row& row, LaneId id, Lane& self) {
+__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+                                            Lane& self) {
+  const Row& row = shared.piece.row;
 #if MS_HAS_INITIAL
-  const float* initial = row_states(p.initial_state, row);
+  if (MS_INVARIANT && p.initial_state.data == nullptr) {
+    set_zero(self.state);
+    return;
+  }
+  const float* initial = row_states(p, p.initial_state, shared);
   for_each_state(row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
                  [&](int r, int s, Index index, bool exists) { self.state[r][s] = exists ? initial[index] : 0.0f; });
 #else
@@ -67,13 +76,40 @@ __device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const
 #endif
 }
 
+__device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+                                            const Lane& self) {
+#if MS_HAS_FINAL
+  if (MS_INVARIANT && p.final_state.data == nullptr) return;
+  float* final_state = row_states(p, p.final_state, shared);
+  for_each_state(shared.piece.row, id, p.final_state.dim_stride, p.final_state.state_stride,
+                 [&](int r, int s, Index index, bool exists) {
+                   if (exists) final_state[index] = self.state[r][s];
+                 });
+#endif
+}
+
+#if MS_INVARIANT
+// The state at the start of a segment, as compose.cu has left it.
+__device__ __forceinline__ void load_composed(const SelectiveScanForwardParams& params, LaneId id, Lane& self) {
+  const float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32);
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r)
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) self.state[r][s] = state[carry_place(id, r, state_of(id.part, s))];
+}
+#endif
+
 #if MS_CUT
 // The state at the start of a slot's first piece, which lies inside a row: the carries of the slots before it, each
-// decayed by the sum of delta since, until the row's begin is reached or nothing older is left to see.
-__device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& params, const Piece& piece, LaneId id,
+// decayed by the sum of delta since, until the sequence's begin is reached or nothing older is left to see.
+__device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& params, const Shared& shared, LaneId id,
                                               Lane& self) {
+  const Piece& piece = shared.piece;
   const Row& row = piece.row;
-  const int row_begin = piece.next - piece.end;
+  int first_tile = piece.next - piece.end;  // the sequence's, counted over all rows
+#if MS_PACKED
+  first_tile += static_cast<int>(sequence_begin(params.problem, shared.sequence) / kTile);
+#endif
   // Carries read at once: what one costs is the way to memory and back.
   constexpr int kTogether = kChannels * kStates >= 32 ? 1 : kChannels * kStates <= 4 ? 8 : 32 / (kChannels * kStates);
   float since[kChannels];  // sum of delta from the end of the slot looked at to the start of this one
@@ -113,13 +149,13 @@ __device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& 
         since[r] = older;
       }
       alive = __any_sync(kAllLanes, any);
-      reached = slot_range(params, from).begin <= row_begin;
+      reached = slot_range(params, from).begin <= first_tile;
     }
   } while (alive && !reached);
 #if MS_HAS_INITIAL
   if (!alive) return;
   const StateTensor& tensor = params.problem.initial_state;
-  const float* initial = row_states(tensor, row);
+  const float* initial = row_states(params.problem, tensor, shared);
   for_each_state(row, id, tensor.dim_stride, tensor.state_stride, [&](int r, int s, Index index, bool exists) {
     if (exists) self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * initial[index];
   });
@@ -131,8 +167,8 @@ __device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& 
 __device__ __forceinline__ void step_states(const Shared& shared, int step, LaneId id, const float (&dt)[kChannels],
                                             const float (&u)[kChannels], Lane& self, float (&y)[kChannels]) {
   float B[kStates], C[kStates], delta_u[kChannels];
-  if constexpr (!kBConstant) read_floats(shared.B + step * kPaddedStates + id.part * kStates, B);
-  if constexpr (!kCConstant) read_floats(shared.C + step * kPaddedStates + id.part * kStates, C);
+  if constexpr (!kBConstant) read_states(shared.B + step * kPaddedStates, id.part, 0, B);
+  if constexpr (!kCConstant) read_states(shared.C + step * kPaddedStates, id.part, 0, C);
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
     delta_u[r] = dt[r] * u[r];
@@ -156,6 +192,31 @@ __device__ __forceinline__ void step_states(const Shared& shared, int step, Lane
       y[r] += self.state[r][s] * C[s];
     }
 }
+#endif  // !MS_COMPLEX
+
+#if MS_PACKED
+// The sequence that runs at the piece's begin. Those that end there are the piece before's, unless there is none.
+__device__ __forceinline__ void find_sequence(const SelectiveScanProblem& p, Shared& shared, LaneId id) {
+  if (id.lane == 0) {
+    const Index step = static_cast<Index>(shared.piece.begin) * kTile;
+    shared.sequence = step > 0 ? sequence_at(p, step) : 0;
+    shared.boundary = sequence_begin(p, shared.sequence + 1);
+  }
+  __syncwarp();
+}
+
+// At the end of one sequence: on to the next, if there is one.
+__device__ __forceinline__ void next_sequence(const SelectiveScanProblem& p, Shared& shared, LaneId id, Lane& self) {
+  store_state(p, shared, id, self);
+  __syncwarp();
+  if (id.lane == 0) {
+    ++shared.sequence;
+    shared.boundary = shared.sequence < p.sequences ? sequence_begin(p, shared.sequence + 1) : p.seqlen + 1;
+  }
+  __syncwarp();
+  if (shared.sequence < p.sequences) start_state(p, shared, id, self);
+}
+#endif
 
 // The lane's owned channels of kSteps steps, from step `first` of the tile.
 using Outputs = float[kOwned][kSteps];
@@ -164,146 +225,252 @@ __device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId i
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
-    const Elements<kSteps> gate = read_elements<kSteps>(z + channel_of(id, id.first_owned + i) * kTile + first);
+    const Elements<kSteps> gate =
+        read_elements<kSteps>(z + channel_of(id, id.first_owned + i) * kPitch + place_of_group(first));
 #pragma unroll
-    for (int t = 0; t < kSteps; ++t) y[i][t] *= silu(to_float(gate.value[t]));
+    for (int t = 0; t < kSteps; t += 2)
+      multiply_silu(to_float(gate.value[place_in_group(t)]), to_float(gate.value[place_in_group(t + 1)]), y[i][t],
+                    y[i][t + 1]);
+  }
+#else
+#pragma unroll
+  for (int t = 0; t < kSteps; t += 2) {
+    const Element* step = z + (first + t) * kPitch + channel_of(id, id.first_owned);
+    const Elements<kOwned> gate = read_elements<kOwned>(step), next = read_elements<kOwned>(step + kPitch);
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i)
+      multiply_silu(to_float(gate.value[i]), to_float(next.value[i]), y[i][t], y[i][t + 1]);
+  }
+#endif
+}
+
+// A lane's outputs of a few steps are a fraction of a memory sector. They replace u in the tile, whose elements of
+// these steps all lanes have read, and go to memory in whole rows of the tile. PART: only steps begin to end - 1 of the
+// group.
+template <bool PART>
+__device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id, int begin, int end,
+                                             const Outputs& y) {
+#if MS_SEQ_CONTIGUOUS
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i) {
+    Element* to = tile + channel_of(id, id.first_owned + i) * kPitch + place_of_group(first);
+    Elements<kSteps> out;
+    if constexpr (PART) out = read_elements<kSteps>(to);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t)
+      if (!PART || (begin <= t && t < end)) from_float(y[i][t], out.value[place_in_group(t)]);
+    *reinterpret_cast<Elements<kSteps>*>(to) = out;
   }
 #else
 #pragma unroll
   for (int t = 0; t < kSteps; ++t) {
-    const Elements<kOwned> gate =
-        read_elements<kOwned>(z + (first + t) * kWarpChannels + channel_of(id, id.first_owned));
+    if (PART && (t < begin || t >= end)) continue;
+    Elements<kOwned> out;
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) y[i][t] *= silu(to_float(gate.value[i]));
+    for (int i = 0; i < kOwned; ++i) from_float(y[i][t], out.value[i]);
+    *reinterpret_cast<Elements<kOwned>*>(tile + (first + t) * kPitch + channel_of(id, id.first_owned)) = out;
   }
 #endif
 }
 
-#if MS_SEQ_CONTIGUOUS
-// Where steps are adjacent, a lane's outputs of a few steps are a fraction of a memory sector. They replace u in the
-// tile, whose elements of these steps all lanes have read, and go to memory in whole rows of the tile.
-__device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id, const Outputs& y) {
-#pragma unroll
-  for (int i = 0; i < kOwned; ++i) {
-    Elements<kSteps> out;
-#pragma unroll
-    for (int t = 0; t < kSteps; ++t) from_float(y[i][t], out.value[t]);
-    *reinterpret_cast<Elements<kSteps>*>(tile + channel_of(id, id.first_owned + i) * kTile + first) = out;
+// The outputs of a tile without all steps or channels, or of a y that is stored element by element.
+__device__ __forceinline__ void store_part(const Element* tile, const SequenceTensor& tensor, const Row& row,
+                                           Index first_step, int steps, int lane) {
+  Element* y = static_cast<Element*>(tensor.data) + row.batch * tensor.batch_stride + first_step * tensor.seq_stride +
+               row.first_channel * tensor.dim_stride;
+#pragma unroll 1
+  for (int i = lane; i < kWarpChannels * kTile; i += 32) {
+    const int channel = kSeqContiguous ? i / kTile : i % kWarpChannels;
+    const int step = kSeqContiguous ? i % kTile : i / kWarpChannels;
+    const int place = kSeqContiguous ? channel * kPitch + (kReverse ? kTile - 1 - step : step) : i;
+    if (channel < row.channels && step < steps)
+      store_global<kElementBytes>(y + channel * tensor.dim_stride + step * tensor.seq_stride, &tile[place]);
   }
 }
 
-__device__ __forceinline__ void store_tile(const Element* tile, const SequenceTensor& tensor, const Row& row,
-                                           Index first_step, int steps, int lane) {
-  constexpr int kVector = kTile * kElementBytes >= 16 ? 16 / kElementBytes : kTile;
-  constexpr int kPerRow = kTile / kVector;
-  constexpr int kVectors = kWarpChannels * kPerRow;
-  Element* y = static_cast<Element*>(tensor.data) + row.batch * tensor.batch_stride + first_step * tensor.seq_stride +
-               row.first_channel * tensor.dim_stride;
-  __syncwarp();
-  if (MS_Y_VECTORED && steps == kTile && row.channels == kWarpChannels) {
-    lane = opaque(lane);
-    Element* to = y + lane / kPerRow * tensor.dim_stride + lane % kPerRow * kVector;
+#if MS_SLICE
+// The sums over the states of the slices so far, of the lane's owned channels from step `first` of a tile.
+__device__ __forceinline__ float* partial_place(float* tile_sums, int first, LaneId id, int i) {
+  return tile_sums + first * kWarpChannels + channel_of(id, id.first_owned + i) * kSteps;
+}
+
+// Read only by the lanes that will write them.
+__device__ __forceinline__ void read_partial(float* tile_sums, int first, LaneId id, bool there, Outputs& y) {
 #pragma unroll
-    for (int i = 0; i < (kVectors + 31) / 32; ++i) {
-      if (kVectors % 32 == 0 || i * 32 + lane < kVectors)
-        store_global<sizeof(Elements<kVector>)>(to, tile + (i * 32 + lane) * kVector);
-      to += 32 / kPerRow * tensor.dim_stride;
-    }
-    return;
-  }
-#pragma unroll 1
-  for (int i = lane; i < kWarpChannels * kTile; i += 32) {
-    const int channel = i / kTile, step = i % kTile;
-    if (channel < row.channels && step < steps)
-      store_global<kElementBytes>(y + channel * tensor.dim_stride + step * tensor.seq_stride, &tile[i]);
+  for (int i = 0; i < kOwned; ++i) {
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) y[i][t] = 0.0f;
+    if (there) read_floats(partial_place(tile_sums, first, id, i), y[i]);
   }
 }
-#else
-// to: this lane's first owned channel of the first of these steps. exist: how many of the steps do.
-__device__ __forceinline__ void store_outputs(Element* to, const SequenceTensor& tensor, int exist, int channels,
-                                              LaneId id, const Outputs& y) {
-  if (MS_Y_VECTORED && exist >= kSteps && channels == kWarpChannels) {
-#pragma unroll
-    for (int t = 0; t < kSteps; ++t) {
-      Elements<kOwned> out;
-#pragma unroll
-      for (int i = 0; i < kOwned; ++i) from_float(y[i][t], out.value[i]);
-      store_global<sizeof(out)>(to, &out);
-      to += tensor.seq_stride;
-    }
-    return;
-  }
+
+// Steps begin to end - 1 of the group.
+__device__ __forceinline__ void write_partial(float* tile_sums, int first, LaneId id, int begin, int end,
+                                              const Outputs& y) {
+  constexpr int kVector = kSteps % 4 == 0 ? 4 : kSteps % 2 == 0 ? 2 : 1;
 #pragma unroll
   for (int i = 0; i < kOwned; ++i)
 #pragma unroll
-    for (int t = 0; t < kSteps; ++t)
-      if (t < exist && channel_of(id, id.first_owned + i) < channels) {
-        Element out;
-        from_float(y[i][t], out);
-        store_global<kElementBytes>(to + i * tensor.dim_stride + t * tensor.seq_stride, &out);
+    for (int t = 0; t < kSteps; t += kVector) {
+      float* to = partial_place(tile_sums, first, id, i) + t;
+      if (!kPacked || (begin <= t && t + kVector <= end)) {
+        store_global<kVector * 4>(to, &y[i][t]);
+      } else {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k)
+          if (begin <= t + k && t + k < end) to[k] = y[i][t + k];
       }
+    }
 }
 #endif
 
-// The tile in `stage`, B and C already expanded.
-__device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, Stage& stage,
-                                             const Row& row, Index first_step, LaneId id, Lane& self) {
-  const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
+// Steps begin to end - 1 of the tile in `stage`, B and C already expanded; outputs replace u. PART: steps outside of
+// these belong to other sequences and are left alone; otherwise begin is 0, and there are none from end on.
+template <bool PART>
+__device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& params, const Shared& shared,
+                                             Stage& stage, int tile, int begin, int end, LaneId id, Lane& self) {
   // Of the lanes that own the same channel, one stores.
   const bool stores = kLanes <= kChannels || id.part < kChannels;
-#if !MS_SEQ_CONTIGUOUS
-  Element* y = static_cast<Element*>(p.y.data) + row.batch * p.y.batch_stride + first_step * p.y.seq_stride +
-               (row.first_channel + channel_of(id, id.first_owned)) * p.y.dim_stride;
+#if MS_SLICE
+  const Index row_begin = shared.piece.next - shared.piece.end;
+  float* tile_sums = params.partial_sum + (row_begin + tile) * (kTile * kWarpChannels);
 #endif
 #pragma unroll 1
-  for (int first = 0; first < steps; first += kSteps) {
+  for (int first = PART ? begin / kSteps * kSteps : 0; first < end; first += kSteps) {
     self.delta.read(stage.delta, first, id);
     InputReader input;
     input.read(stage.u, first, id);
     Outputs out;
+#if MS_SLICE
+    read_partial(tile_sums, first, id, stores && !params.first_slice, out);
+#endif
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
+      if (PART && (first + t < begin || first + t >= end)) {
+#pragma unroll
+        for (int i = 0; i < kOwned; ++i) out[i][t] = 0.0f;
+        continue;
+      }
       float dt[kChannels], u[kChannels], sum[kChannels];
-      self.delta.step(t, first + t < steps, id, dt);
+      self.delta.step(t, first + t < end, id, dt);
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) u[r] = input.value(t, r);
       step_states(shared, first + t, id, dt, u, self, sum);
       reduce_over_lanes(sum, id);
 #pragma unroll
-      for (int i = 0; i < kOwned; ++i) out[i][t] = sum[i];
+      for (int i = 0; i < kOwned; ++i) out[i][t] = MS_SLICE ? out[i][t] + sum[i] : sum[i];
     }
-    if constexpr (MS_HAS_Z) apply_gate(stage.z, first, id, out);
-#if MS_SEQ_CONTIGUOUS
-    __syncwarp();
-    if (stores) keep_outputs(stage.u, first, id, out);
-  }
-  store_tile(stage.u, p.y, row, first_step, steps, id.lane);
+#if MS_SLICE == 1
+    if (stores) write_partial(tile_sums, first, id, begin - first, end - first, out);
 #else
-    if (stores) store_outputs(y + first * p.y.seq_stride, p.y, steps - first, row.channels, id, out);
+    if constexpr (MS_HAS_Z) apply_gate(stage.z, first, id, out);
+    if (kLanes > 1) __syncwarp();
+    if (stores) keep_outputs<PART>(stage.u, first, id, begin - first, end - first, out);
+#endif
   }
+}
+
+__device__ __forceinline__ int steps_of_tile(const SelectiveScanProblem& p, int tile) {
+  return static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - static_cast<Index>(tile) * kTile));
+}
+
+#if MS_PACKED
+// On to the end of the sequence at hand, or of the tile. Returns false at the end of the tile. What is known between
+// one sequence and the next lies in shared memory: there is no register left for it.
+__device__ __forceinline__ bool scan_sequence(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
+                                              int tile, LaneId id, Lane& self) {
+  const SelectiveScanProblem& p = params.problem;
+  {
+    const int begin = shared.done, steps = steps_of_tile(p, tile);
+    const Index boundary = shared.boundary - static_cast<Index>(tile) * kTile;
+    const int end = static_cast<int>(min(max(boundary, static_cast<Index>(begin)), static_cast<Index>(steps)));
+    __syncwarp();
+    if (id.lane == 0) shared.done = end;
+    __syncwarp();
+    if (begin == 0 && end == steps) {
+      compute_tile<false>(params, shared, stage, tile, 0, end, id, self);
+    } else if (begin < end) {
+      compute_tile<true>(params, shared, stage, tile, begin, end, id, self);
+    }
+  }
+  tile = opaque(tile);
+  if (shared.boundary > static_cast<Index>(tile) * kTile + shared.done) return false;
+  next_sequence(p, shared, id, self);
+  return true;
+}
+#endif
+
+// All steps of the tile in `stage`.
+__device__ __forceinline__ void scan_tile(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
+                                          int tile, bool whole, LaneId id, Lane& self) {
+#if MS_PACKED
+  if (id.lane == 0) shared.done = 0;
+  __syncwarp();
+#pragma unroll 1
+  while (scan_sequence(params, shared, stage, tile, id, self)) {
+  }
+#else
+  compute_tile<false>(params, shared, stage, tile, 0, whole ? kTile : steps_of_tile(params.problem, tile), id, self);
 #endif
 }
 
 // The whole piece, from the state in `self`.
-__device__ __forceinline__ void scan_piece(const SelectiveScanProblem& p, Shared& shared, LaneId id, Lane& self) {
+__device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& params, Shared& shared, LaneId id,
+                                           Lane& self) {
+  const SelectiveScanProblem& p = params.problem;
   const Piece& piece = shared.piece;
+  TileCopies<true> copies(params, shared, id.lane);
   int tile = piece.begin;
-  copy_stage<true>(p, piece.row, tile, shared.stage[0], id.lane);
-  async_commit();
-  int current = 0;
+  const int end = piece.end;
+  // Where this lane stores its first chunk of the next whole tile.
+  char* y = const_cast<char*>(sequence_source(p.y, piece.row, tile, id.lane));
 #pragma unroll 1
-  for (; tile < piece.end; ++tile) {
-    async_wait<0>();
-    __syncwarp();  // this tile is there for all lanes, and nobody reads the previous one any more
-    Stage& stage = shared.stage[current];
-    current ^= 1;
-    if (tile + 1 < piece.end) copy_stage<true>(p, piece.row, tile + 1, shared.stage[current], id.lane);
-    async_commit();
+  for (; tile < end; ++tile) {
+    Stage& stage = copies.take(params, shared, id.lane);
     expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
     expand_projection<MS_C_ORDER>(stage.C, shared.C, id.lane);
     __syncwarp();
-    compute_tile(p, shared, stage, piece.row, static_cast<Index>(tile) * kTile, id, self);
+    const bool whole = copies.is_whole(tile);
+    scan_tile(params, shared, stage, tile, whole, id, self);
+#if MS_SLICE != 1
+    __syncwarp();
+    if (MS_Y_VECTORED && whole) {
+      store_chunks(stage.u, y, params.y_steps, id.lane);
+    } else {
+      store_part(stage.u, p.y, piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
+    }
+#endif
   }
+}
+
+// The state that the piece begins with.
+__device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& params, const Shared& shared, LaneId id,
+                                            Lane& self) {
+#if MS_INVARIANT && !MS_COMPLEX
+  if (params.carry_state != nullptr) {
+    load_composed(params, id, self);
+    return;
+  }
+#elif MS_CUT
+  Index first_step = 0;  // of the sequence
+#if MS_PACKED
+  first_step = sequence_begin(params.problem, shared.sequence);
+#endif
+  if (first_step < static_cast<Index>(shared.piece.begin) * kTile) {
+    compose_state(params, shared, id, self);
+    return;
+  }
+#endif
+  start_state(params.problem, shared, id, self);
+}
+
+// Is the state at the piece's end the row's final state? Where compose.cu ran and the row ends with a whole segment, it
+// is what compose.cu has stored: a later call that continues from there would compute the same.
+__device__ __forceinline__ bool hands_out_state(const SelectiveScanForwardParams& params, const Piece& piece) {
+#if MS_INVARIANT
+  if (params.carry_state != nullptr && is_whole_segment(params, piece)) return false;
+#endif
+  return piece.end == params.tiles_per_row;
 }
 
 }  // namespace
@@ -323,25 +490,13 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
     const Piece& piece = shared.piece;
     Lane self;
     load_lane(p, piece.row, id, self);
-#if MS_CUT
-    if (piece.begin > 0) {
-      compose_state(params, piece, id, self);
-    } else {
-      start_state(p, piece.row, id, self);
-    }
-#else
-    start_state(p, piece.row, id, self);
+#if MS_PACKED
+    find_sequence(p, shared, id);
 #endif
-    if (p.seqlen > 0) scan_piece(p, shared, id, self);
-#if MS_HAS_FINAL
-    if (piece.end == params.tiles_per_row) {
-      float* final_state = row_states(p.final_state, piece.row);
-      for_each_state(piece.row, id, p.final_state.dim_stride, p.final_state.state_stride,
-                     [&](int r, int s, Index index, bool exists) {
-                       if (exists) final_state[index] = self.state[r][s];
-                     });
-    }
-#endif
+    enter_piece(params, shared, id, self);
+    // Packed sequences end, and are stored, inside: even those that have no step.
+    if (kPacked || p.seqlen > 0) scan_piece(params, shared, id, self);
+    if (!kPacked && hands_out_state(params, piece)) store_state(p, shared, id, self);
     begin = piece.next;
     __syncwarp();  // the next piece is written over this one
   } while (begin < slot_range(params, this_slot()).end);

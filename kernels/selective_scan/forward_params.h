@@ -1,9 +1,15 @@
-// The argument of selective_scan/forward.cu and carry.cu: the problem and how it is cut into pieces.
+// The argument of selective_scan/forward.cu, carry.cu and compose.cu: the problem and how it is cut into pieces.
 #pragma once
 
 #include "selective_scan/problem.h"
 
 namespace mamba_scan {
+
+// How a lane walks along a tensor that is copied in chunks (tile_copy.cuh), in bytes.
+struct TileSteps {
+  Index between;  // from one chunk of the lane to its next
+  Index advance;  // from a tile to the next
+};
 
 // Every (batch, group, channel block) is a row of `tiles_per_row` tiles of time. All rows laid end to end make
 // `tiles` tiles, which are dealt out to `slots` warps in equal contiguous ranges. A range may begin in the middle of a
@@ -17,16 +23,27 @@ namespace mamba_scan {
 // A slot's last piece is the only one that can end in the middle of a row, so one carry per slot is enough.
 struct SelectiveScanForwardParams {
   SelectiveScanProblem problem;
-  int channels_per_group;  // dim / ngroups
-  int blocks_per_group;    // ceil(channels_per_group / channels per warp)
-  int tiles_per_row;       // ceil(seqlen / steps per tile), at least 1
-  int tiles;               // of all rows; the plan refuses what does not fit
+  TileSteps u_steps, delta_steps, z_steps, y_steps, B_steps, C_steps;  // zero where no pointers are used
+  int channels_per_group;                                              // dim / ngroups
+  int blocks_per_group;                                                // ceil(channels_per_group / channels per warp)
+  int tiles_per_row;                                                   // ceil(seqlen / steps per tile), at least 1
+  int tiles;  // of all rows; the plan refuses what does not fit
   int slots;
+  // With chunk_invariant slots are not equal shares but segments of this many tiles, counted from every row's begin, so
+  // that where they lie does not depend on seqlen; slots_per_row of them, the last of a row may be shorter. 0: shares.
+  int segment_tiles;
+  int slots_per_row;
   // One per slot, written by carry.cu: the state at the slot's end had its last piece started from zero,
   // [slot][r][state][quad], and the sum of delta over that piece, [slot][r][lane] (warp_tile.cuh: r, quad, lane).
-  // Null when no slot begins inside a row.
+  // Null when no slot begins inside a row. With chunk_invariant compose.cu then turns each state into the one at the
+  // slot's begin.
   float* carry_state;
   float* carry_delta;
+  // More states than one launch holds are scanned in slices, one launch after another (MS_SLICE in warp_tile.cuh).
+  // `problem` is then a slice's, and this the sums over the states of the slices before it, fp32, for all steps:
+  // [tile][group of steps][channel of the warp][step of the group], tiles counted over all rows.
+  float* partial_sum;
+  bool first_slice;  // nothing has been summed yet
 };
 
 }  // namespace mamba_scan

@@ -19,13 +19,21 @@
 //   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
-//   MS_TILE              steps copied at a time; two tiles are in flight
+//   MS_TILE              steps copied at a time
+//   MS_STAGES            tiles in shared memory: the one being computed and those on their way
 //   MS_UNROLL            steps computed together, a divisor of MS_TILE
 //   MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent channels
 //   MS_{U,DELTA,Z,Y}_VECTORED   0: that tensor is laid out or aligned otherwise and is accessed element by element
 //   MS_{B,C}_ORDER       0 adjacent states, 1 adjacent steps, 2 anything else, 3 constant in time: (dim, dstate) fp32
+//   MS_REVERSE           1: adjacent steps run in memory against the order of scanning. A reversed scan is planned as a
+//                        scan with negative strides from the last step on, which is all where no steps are adjacent
 //   MS_SOFTPLUS MS_HAS_BIAS MS_HAS_D MS_HAS_Z MS_HAS_INITIAL MS_HAS_FINAL
 //   MS_CUT               1: slots may begin inside a row (forward_params.h)
+//   MS_COMPLEX           1: A, B, C and states are complex: (re, im) side by side in shared memory (complex_lane.cuh)
+//   MS_INVARIANT         1: chunk_invariant. Slots are segments of a row (forward_params.h); MS_HAS_INITIAL and
+//                        MS_HAS_FINAL are 1 even if there is no such state, so that all calls run the same kernel
+//   MS_PACKED            1: the row holds sequences, see problem.h
+//   MS_SLICE             0: all states; 1: some, whose sums go to partial_sum; 2: the last ones, which finish y
 #pragma once
 
 #include "common/activation.cuh"
@@ -52,33 +60,43 @@ constexpr int kStates = MS_STATES;
 constexpr int kChannels = MS_CHANNELS;
 constexpr int kTile = MS_TILE;
 constexpr int kSteps = MS_UNROLL;
-constexpr int kStages = 2;
+constexpr int kStages = MS_STAGES;
 #if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
 constexpr bool kInterleavedStates = true;
 #else
 constexpr bool kInterleavedStates = false;
 #endif
 constexpr bool kSeqContiguous = MS_SEQ_CONTIGUOUS;
+constexpr bool kReverse = MS_REVERSE;
+constexpr int kParts = MS_COMPLEX ? 2 : 1;  // numbers that make a state
 constexpr int kQuads = 32 / kLanes;
 constexpr int kWarpChannels = kQuads * kChannels;
 constexpr int kPaddedStates = kLanes * kStates;
+constexpr bool kPacked = MS_PACKED;
 constexpr bool kBConstant = MS_B_ORDER == 3;
 constexpr bool kCConstant = MS_C_ORDER == 3;
 // Channels whose sum over states a lane ends up with, see reduce_over_lanes().
 constexpr int kOwned = kChannels > kLanes ? kChannels / kLanes : 1;
 constexpr unsigned kAllLanes = 0xffffffffu;
+// Elements from one row of a tile of u, delta or z to the next in shared memory. A channel's row of steps is padded to
+// an odd number of 16-byte vectors: lanes read the same steps of adjacent rows, which then lie in different banks.
+constexpr int kPitch = kSeqContiguous ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes) : kWarpChannels;
+constexpr int kSequenceElements = (kSeqContiguous ? kWarpChannels : kTile) * kPitch;
 
 static_assert(32 % kLanes == 0 && kPaddedStates >= kDState, "states must fit the lanes");
 static_assert((kChannels & (kChannels - 1)) == 0, "channels per lane are halved when sums are reduced");
-static_assert(kTile % kSteps == 0, "a tile holds whole groups of steps");
+static_assert(kParts == 1 || (MS_B_ORDER != 1 && MS_C_ORDER != 1), "complex numbers are copied pair by pair");
+static_assert(kStages >= 2, "a tile is copied while another is computed");
+static_assert(kTile % kSteps == 0 && kSteps % 2 == 0, "a tile holds whole groups, and the gate takes pairs of steps");
 
-// One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent.
+// One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent;
+// these rows of steps then run as they do in memory, the last step first when kReverse.
 struct __align__(16) Stage {
-  __align__(16) Element u[kTile * kWarpChannels];
-  __align__(16) Element delta[kTile * kWarpChannels];
-  __align__(16) Element z[MS_HAS_Z ? kTile * kWarpChannels : 1];
-  __align__(16) Element B[kBConstant ? 1 : kTile * kDState];
-  __align__(16) Element C[kCConstant ? 1 : kTile * kDState];
+  __align__(16) Element u[kSequenceElements];
+  __align__(16) Element delta[kSequenceElements];
+  __align__(16) Element z[MS_HAS_Z ? kSequenceElements : 1];
+  __align__(16) Element B[kBConstant ? 1 : kTile * kDState * kParts];
+  __align__(16) Element C[kCConstant ? 1 : kTile * kDState * kParts];
 };
 
 struct Row {
@@ -99,9 +117,14 @@ struct __align__(16) Shared {
   Stage stage[kStages];
   // What the warp is working on. Here because registers are short, and it is needed once per tile at most.
   Piece piece;
+#if MS_PACKED
+  int sequence;    // which is being scanned, counted in the order of scanning
+  Index boundary;  // the step at which it ends
+  int done;        // steps of the tile before the ones being computed
+#endif
   // The tile being computed, fp32, [step][part][s]: a lane's states of a step are adjacent.
-  __align__(16) float B[kBConstant ? 1 : kTile * kPaddedStates];
-  __align__(16) float C[kCConstant ? 1 : kTile * kPaddedStates];
+  __align__(16) float B[kBConstant ? 1 : kTile * kPaddedStates * kParts];
+  __align__(16) float C[kCConstant ? 1 : kTile * kPaddedStates * kParts];
 };
 
 // ---- which piece of which row ----
@@ -111,9 +134,15 @@ struct Range {
 };
 
 __device__ __forceinline__ Range slot_range(const SelectiveScanForwardParams& params, int slot) {
+#if MS_INVARIANT
+  const int first = slot % params.slots_per_row * params.segment_tiles;
+  const int row_begin = slot / params.slots_per_row * params.tiles_per_row;
+  return {row_begin + first, row_begin + min(first + params.segment_tiles, params.tiles_per_row)};
+#else
   const int each = params.tiles / params.slots, extra = params.tiles % params.slots;
   const int begin = slot * each + min(slot, extra);
   return {begin, begin + each + (slot < extra ? 1 : 0)};
+#endif
 }
 
 __device__ __forceinline__ Row row_of(const SelectiveScanForwardParams& params, int row) {
@@ -136,6 +165,41 @@ __device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& para
   const int end = min(range_end - row_begin, params.tiles_per_row);
   return {row_of(params, row), begin - row_begin, end, row_begin + end};
 }
+
+#if MS_INVARIANT
+// A segment that is full, and hands on a state, wherever the row ends.
+__device__ __forceinline__ bool is_whole_segment(const SelectiveScanForwardParams& params, const Piece& piece) {
+  return piece.end - piece.begin == params.segment_tiles &&
+         static_cast<Index>(piece.end) * kTile <= params.problem.seqlen;
+}
+#endif
+
+// ---- packed sequences ----
+
+#if MS_PACKED
+// Where sequence i begins and the one before it ends, steps and sequences both counted in the order of scanning. Values
+// that lie outside of the row are the caller's mistake, which must not become a store outside of y.
+__device__ __forceinline__ Index sequence_begin(const SelectiveScanProblem& p, int i) {
+  const Index step = p.cu_seqlens[p.reverse ? p.sequences - i : i];
+  const Index inside = min(max(step, Index{0}), p.seqlen);
+  return p.reverse ? p.seqlen - inside : inside;
+}
+
+// The last sequence that begins at this step or before it.
+__device__ __forceinline__ int sequence_at(const SelectiveScanProblem& p, Index step) {
+  int low = 0, high = static_cast<int>(p.sequences) - 1;
+#pragma unroll 1
+  while (low < high) {
+    const int middle = low + (high - low + 1) / 2;
+    if (sequence_begin(p, middle) <= step) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+#endif
 
 // ---- which channels and states of the warp ----
 
@@ -248,33 +312,50 @@ __device__ __forceinline__ void load_constant_projection(const ProjectionTensor&
                  [&](int r, int s, Index index, bool exists) { to[r][s] = exists ? from[index] : 0.0f; });
 }
 
+// The row's part of a (batch, dim, dstate) tensor, or (sequences, dim, dstate) when packed.
+__device__ __forceinline__ float* row_states(const SelectiveScanProblem& p, const StateTensor& tensor,
+                                             const Shared& shared) {
+  const Row& row = shared.piece.row;
+#if MS_PACKED
+  const Index index = p.reverse ? p.sequences - 1 - shared.sequence : shared.sequence;
+#else
+  const Index index = row.batch;
+#endif
+  return tensor.data + index * tensor.batch_stride + row.first_channel * tensor.dim_stride;
+}
+
 // ---- from global to shared memory ----
 
-// ROWS x COLUMNS elements, columns adjacent in shared memory. VECTORED: adjacent and aligned in global memory too, and
-// copied asynchronously. Rows and columns past the existing ones become zero.
-template <int ROWS, int COLUMNS, bool VECTORED>
+// The widest asynchronous copy that rows of this many bytes divide into; below 4 there is none.
+template <int ROW_BYTES>
+constexpr int kChunkBytes = ROW_BYTES % 16 == 0  ? 16
+                            : ROW_BYTES % 8 == 0 ? 8
+                            : ROW_BYTES % 4 == 0 ? 4
+                                                 : kElementBytes;
+
+// ROWS x COLUMNS elements, columns adjacent in shared memory and rows PITCH elements apart. VECTORED: adjacent and
+// aligned in global memory too, and copied asynchronously. MIRRORED: column 0 comes last in shared memory, as in global
+// memory (column_stride -1). Rows and columns past the existing ones become zero.
+template <int ROWS, int COLUMNS, int PITCH, bool VECTORED, bool MIRRORED>
 __device__ __forceinline__ void copy_rows(Element* to, const Element* from, Index row_stride, Index column_stride,
                                           int rows, int columns, int lane) {
   constexpr int kRowBytes = COLUMNS * kElementBytes;
   static_assert(!VECTORED || kRowBytes % 4 == 0, "a vectored row is a whole number of 4-byte words");
-  constexpr int kChunkBytes = kRowBytes % 16 == 0  ? 16
-                              : kRowBytes % 8 == 0 ? 8
-                              : kRowBytes % 4 == 0 ? 4
-                                                   : kElementBytes;
-  constexpr int kChunk = kChunkBytes / kElementBytes;
+  constexpr int kChunk = kChunkBytes<kRowBytes> / kElementBytes;
   constexpr int kPerRow = COLUMNS / kChunk;
   constexpr int kChunks = ROWS * kPerRow;
   if constexpr (VECTORED) {
     if (rows == ROWS && columns == COLUMNS) {
       // Rows a fixed distance apart are reached by adding: products of 64 bits would be kept in registers.
       constexpr bool kEven = 32 % kPerRow == 0;
+      if (MIRRORED) from -= COLUMNS - 1;
       const Element* source = from + lane / kPerRow * row_stride + lane % kPerRow * kChunk;
 #pragma unroll
       for (int i = 0; i < (kChunks + 31) / 32; ++i) {
         const int chunk = i * 32 + lane;
         const int row = chunk / kPerRow, column = chunk % kPerRow * kChunk;
         if (!kEven) source = from + row * row_stride + column;
-        if (kChunks % 32 == 0 || chunk < kChunks) async_copy<kChunkBytes>(to + row * COLUMNS + column, source);
+        if (kChunks % 32 == 0 || chunk < kChunks) async_copy<kChunkBytes<kRowBytes>>(to + row * PITCH + column, source);
         source += 32 / kPerRow * row_stride;
       }
       return;
@@ -282,10 +363,11 @@ __device__ __forceinline__ void copy_rows(Element* to, const Element* from, Inde
   }
 #pragma unroll 1
   for (int i = lane; i < ROWS * COLUMNS; i += 32) {
-    const int row = i / COLUMNS, column = i % COLUMNS;
-    from_float(0.0f, to[i]);
+    const int row = i / COLUMNS, column = MIRRORED ? COLUMNS - 1 - i % COLUMNS : i % COLUMNS;
+    Element* element = to + row * PITCH + i % COLUMNS;
+    from_float(0.0f, *element);
     if (row < rows && column < columns)
-      load_global<kElementBytes>(from + row * row_stride + column * column_stride, &to[i]);
+      load_global<kElementBytes>(from + row * row_stride + column * column_stride, element);
   }
 }
 
@@ -295,31 +377,65 @@ __device__ __forceinline__ void copy_sequence(Element* to, const SequenceTensor&
   const Element* from = static_cast<const Element*>(tensor.data) + row.batch * tensor.batch_stride +
                         first_step * tensor.seq_stride + row.first_channel * tensor.dim_stride;
   if constexpr (kSeqContiguous) {
-    copy_rows<kWarpChannels, kTile, VECTORED>(to, from, tensor.dim_stride, tensor.seq_stride, row.channels, steps,
-                                              lane);
+    copy_rows<kWarpChannels, kTile, kPitch, VECTORED, kReverse>(to, from, tensor.dim_stride, tensor.seq_stride,
+                                                                row.channels, steps, lane);
   } else {
-    copy_rows<kTile, kWarpChannels, VECTORED>(to, from, tensor.seq_stride, tensor.dim_stride, steps, row.channels,
-                                              lane);
+    copy_rows<kTile, kWarpChannels, kPitch, VECTORED, false>(to, from, tensor.seq_stride, tensor.dim_stride, steps,
+                                                             row.channels, lane);
   }
 }
 
-// B or C: [step][state], or [state][step] when steps are adjacent in memory (ORDER 1).
+// Complex B or C of any strides, one number at a time, adjacent lanes along whichever of states and steps is the
+// closer together in memory. Steps past the existing ones become zero.
+__device__ __forceinline__ void copy_pairs(Element* to, const Element* from, const ProjectionTensor& tensor, int steps,
+                                           int lane) {
+  const auto distance = [](Index stride) { return stride < 0 ? -stride : stride; };
+  const bool by_steps = distance(tensor.seq_stride) < distance(tensor.state_stride);
+#pragma unroll 1
+  for (int i = lane; i < kTile * kDState * 2; i += 32) {
+    const int part = i % 2, pair = i / 2;
+    const int step = by_steps ? pair % kTile : pair / kDState, n = by_steps ? pair / kTile : pair % kDState;
+    Element* element = &to[(step * kDState + n) * 2 + part];
+    from_float(0.0f, *element);
+    if (step < steps)
+      load_global<kElementBytes>(from + step * tensor.seq_stride + n * tensor.state_stride + part * tensor.imag_stride,
+                                 element);
+  }
+}
+
+// B or C: [step][state][part], or [state][step] when steps are adjacent in memory (ORDER 1, real only).
 template <int ORDER>
 __device__ __forceinline__ void copy_projection(Element* to, const ProjectionTensor& tensor, const Row& row,
                                                 Index first_step, int steps, int lane) {
   if constexpr (ORDER == 3) return;
   const Element* from = static_cast<const Element*>(tensor.data) + row.batch * tensor.batch_stride +
                         first_step * tensor.seq_stride + row.group * tensor.group_stride;
-  if constexpr (ORDER == 1) {
-    copy_rows<kDState, kTile, true>(to, from, tensor.state_stride, tensor.seq_stride, kDState, steps, lane);
+  if constexpr (kParts == 2 && ORDER == 2) {
+    copy_pairs(to, from, tensor, steps, lane);
+  } else if constexpr (ORDER == 1) {
+    copy_rows<kDState, kTile, kTile, true, kReverse>(to, from, tensor.state_stride, tensor.seq_stride, kDState, steps,
+                                                     lane);
   } else {
-    copy_rows<kTile, kDState, ORDER == 0>(to, from, tensor.seq_stride, tensor.state_stride, steps, kDState, lane);
+    copy_rows<kTile, kDState * kParts, kDState * kParts, ORDER == 0, false>(
+        to, from, tensor.seq_stride, kParts == 2 ? 1 : tensor.state_stride, steps, kDState * kParts, lane);
   }
 }
 
-// Where in a step's fp32 states n lies: a lane reads its states of a step as adjacent words.
+// Where in a channel's row of a tile the group of kSteps steps from step `first` on lies, and which of its elements is
+// step t of the group.
+__device__ __forceinline__ constexpr int place_of_group(int first) { return kReverse ? kTile - kSteps - first : first; }
+__device__ __forceinline__ constexpr int place_in_group(int t) { return kReverse ? kSteps - 1 - t : t; }
+
+// A lane reads its states of a step in vectors of this many, and the lanes that share channels read vectors side by
+// side: with all states of a lane adjacent, eight lanes would meet in the same banks.
+constexpr int kStateVector = kParts > 1 ? kStates : kStates % 4 == 0 ? 4 : kStates % 2 == 0 ? 2 : 1;
+
+// Where in a step's fp32 states state s of lane `part` lies, and where state n does.
+__device__ __forceinline__ constexpr int place_of_state(int part, int s) {
+  return (s / kStateVector * kLanes + part) * kStateVector + s % kStateVector;
+}
 __device__ __forceinline__ constexpr int place_of_state(int n) {
-  return kInterleavedStates ? n % kLanes * kStates + n / kLanes : n;
+  return kInterleavedStates ? place_of_state(n % kLanes, n / kLanes) : place_of_state(n / kStates, n % kStates);
 }
 
 // A vector of elements as registers. Adjacent lanes read adjacent vectors.
@@ -334,7 +450,8 @@ struct __align__(COUNT* kElementBytes > 16 ? 16 : COUNT * kElementBytes) Element
 template <int ORDER>
 __device__ __forceinline__ void expand_projection(const Element* from, float* to, int lane) {
   if constexpr (ORDER == 3) return;
-  constexpr int kElements = kTile * kDState;
+  constexpr int kRow = kDState * kParts;
+  constexpr int kElements = kTile * kRow;
   constexpr int kVector = ORDER == 1 ? (kTile < 8 ? kTile : 8) : kElements % 4 == 0 ? 4 : 1;
   constexpr int kVectors = kElements / kVector;
   using Vector = Elements<kVector>;
@@ -346,17 +463,22 @@ __device__ __forceinline__ void expand_projection(const Element* from, float* to
       const int n = index % kDState, first = index / kDState * kVector;
       const Vector vector = *reinterpret_cast<const Vector*>(from + n * kTile + first);
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) to[(first + k) * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
+      for (int k = 0; k < kVector; ++k) {
+        const int step = kReverse ? kTile - 1 - (first + k) : first + k;
+        to[step * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
+      }
     } else {
       const Vector vector = *reinterpret_cast<const Vector*>(from + index * kVector);
-      if constexpr (!kInterleavedStates && kPaddedStates == kDState && kVector == 4) {
-        *reinterpret_cast<float4*>(to + index * 4) = make_float4(to_float(vector.value[0]), to_float(vector.value[1]),
-                                                                 to_float(vector.value[2]), to_float(vector.value[3]));
+      constexpr bool kStayAdjacent = !kInterleavedStates && kPaddedStates == kDState && kStateVector % 4 == 0;
+      if constexpr (kStayAdjacent && kVector == 4 && kParts == 1) {
+        const int step = index * 4 / kRow, n = index * 4 % kRow;
+        *reinterpret_cast<float4*>(to + step * kPaddedStates + place_of_state(n)) = make_float4(
+            to_float(vector.value[0]), to_float(vector.value[1]), to_float(vector.value[2]), to_float(vector.value[3]));
       } else {
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
-          const int step = (index * kVector + k) / kDState, n = (index * kVector + k) % kDState;
-          to[step * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
+          const int step = (index * kVector + k) / kRow, n = (index * kVector + k) % kRow / kParts;
+          to[(step * kPaddedStates + place_of_state(n)) * kParts + k % kParts] = to_float(vector.value[k]);
         }
       }
     }
@@ -380,6 +502,20 @@ __device__ __forceinline__ void read_floats(const float* from, float (&to)[COUNT
   } else {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) to[i] = from[i];
+  }
+}
+
+// B or C of states first .. first + COUNT - 1 of a lane.
+template <int COUNT>
+__device__ __forceinline__ void read_states(const float* step, int part, int first, float (&to)[COUNT]) {
+  constexpr int kAtOnce = COUNT < kStateVector ? COUNT : kStateVector;
+  static_assert(COUNT % kAtOnce == 0, "whole vectors");
+#pragma unroll
+  for (int i = 0; i < COUNT; i += kAtOnce) {
+    float vector[kAtOnce];
+    read_floats(step + place_of_state(part, first + i), vector);
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) to[i + k] = vector[k];
   }
 }
 
@@ -412,12 +548,12 @@ struct DeltaReader {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int i = 0; i < kRead; ++i)
-      raw_[i] = read_elements<kSteps>(tile + channel_of(id, (kExchange ? id.first_owned : 0) + i) * kTile + first);
+      raw_[i] = read_elements<kSteps>(tile + channel_of(id, (kExchange ? id.first_owned : 0) + i) * kPitch +
+                                      place_of_group(first));
 #else
 #pragma unroll
     for (int t = 0; t < kSteps; ++t)
-      raw_[t] =
-          read_elements<kRead>(tile + (first + t) * kWarpChannels + channel_of(id, kExchange ? id.first_owned : 0));
+      raw_[t] = read_elements<kRead>(tile + (first + t) * kPitch + channel_of(id, kExchange ? id.first_owned : 0));
 #endif
   }
 
@@ -425,12 +561,12 @@ struct DeltaReader {
   __device__ __forceinline__ void step(int t, bool exists, LaneId id, float (&dt)[kChannels]) const {
 #pragma unroll
     for (int i = 0; i < kRead; ++i) {
-      float value = to_float(kSeqContiguous ? raw_[i].value[t] : raw_[t].value[i]);
+      float value = to_float(kSeqContiguous ? raw_[i].value[place_in_group(t)] : raw_[t].value[i]);
 #if MS_HAS_BIAS
       value += bias[i];
 #endif
 #if MS_SOFTPLUS
-      value = softplus(value);
+      value = softplus<MS_DTYPE == 0>(value);
 #endif
       // Tiles are padded with zeros, which bias and softplus would turn into a decay past the end.
       if (MS_HAS_BIAS || MS_SOFTPLUS) value = exists ? value : 0.0f;
@@ -454,16 +590,17 @@ struct InputReader {
   __device__ __forceinline__ void read(const Element* tile, int first, LaneId id) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
-    for (int r = 0; r < kChannels; ++r) raw_[r] = read_elements<kSteps>(tile + channel_of(id, r) * kTile + first);
+    for (int r = 0; r < kChannels; ++r)
+      raw_[r] = read_elements<kSteps>(tile + channel_of(id, r) * kPitch + place_of_group(first));
 #else
 #pragma unroll
     for (int t = 0; t < kSteps; ++t)
-      raw_[t] = read_elements<kChannels>(tile + (first + t) * kWarpChannels + channel_of(id, 0));
+      raw_[t] = read_elements<kChannels>(tile + (first + t) * kPitch + channel_of(id, 0));
 #endif
   }
 
   __device__ __forceinline__ float value(int t, int r) const {
-    return to_float(kSeqContiguous ? raw_[r].value[t] : raw_[t].value[r]);
+    return to_float(kSeqContiguous ? raw_[r].value[place_in_group(t)] : raw_[t].value[r]);
   }
 
  private:
@@ -501,8 +638,8 @@ __device__ __forceinline__ int carry_place(LaneId id, int r, int n) {
   return (r * kPaddedStates + n) * kQuads + id.quad;
 }
 
-// States that have decayed below 2^-40 of their value no longer count.
-constexpr float kDecayed = -40.0f;
+// States that have decayed below 2^-32 of their value no longer count: that is far below what fp32 resolves.
+constexpr float kDecayed = -32.0f;
 
 }  // namespace
 }  // namespace mamba_scan

@@ -1,0 +1,190 @@
+// How whole tiles move between global memory and the warp's shared memory: each lane keeps a pointer to its first chunk
+// of every tensor's next tile, rather than compute 64-bit addresses anew for every tile, which took 24 instructions per
+// step where this takes 4.
+//
+// A tile is rows of adjacent bytes, divided into chunks of 16 bytes, or of 8 or 4 where rows divide into no larger
+// ones. Chunk i * 32 + lane is the lane's i-th: all in the same column where the chunks of a row divide 32, so that
+// they lie a constant TileSteps::between apart. For instance the 32 channels of 16-bit elements of a tile of 16 steps:
+//
+//   chunk of the row     0    1    2    3
+//   step 0    lane       0    1    2    3
+//   step 1               4    5    6    7
+//   ...                                         between = 8 steps
+//   step 8               0    1    2    3       advance = 16 steps
+//
+// Tiles at a row's end, of fewer channels than a warp has, and tensors laid out or aligned otherwise are copied as
+// warp_tile.cuh does.
+#pragma once
+
+#include "selective_scan/warp_tile.cuh"
+
+namespace mamba_scan {
+namespace {
+
+// PITCH: elements from a row to the next in shared memory.
+template <int ROWS, int COLUMNS, int PITCH>
+struct Chunks {
+  static constexpr int kBytes = kChunkBytes<COLUMNS * kElementBytes>;
+  static constexpr int kPerRow = COLUMNS * kElementBytes / kBytes;
+  static constexpr int kCount = ROWS * kPerRow;
+  static constexpr int kPerLane = (kCount + 31) / 32;
+  static constexpr bool kByPointer = kBytes >= 4 && 32 % kPerRow == 0;
+
+  // The lane's first chunk in global memory; its next ones are TileSteps::between further.
+  static __device__ __forceinline__ const char* first(const Element* tile, Index row_stride, int lane) {
+    return reinterpret_cast<const char*>(tile + lane / kPerRow * row_stride) + lane % kPerRow * kBytes;
+  }
+
+  // Calls visit(i, offset) for the lane's chunks, offset in bytes from the tile's begin in shared memory.
+  template <class Visit>
+  static __device__ __forceinline__ void for_each(int lane, Visit visit) {
+    const int offset = lane / kPerRow * (PITCH * kElementBytes) + lane % kPerRow * kBytes;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i)
+      if (kCount % 32 == 0 || i * 32 + lane < kCount) visit(offset + i * (32 / kPerRow * PITCH * kElementBytes));
+  }
+};
+
+using SequenceChunks = Chunks<kSeqContiguous ? kWarpChannels : kTile, kSeqContiguous ? kTile : kWarpChannels, kPitch>;
+
+// B or C.
+template <int ORDER>
+using ProjectionChunks =
+    Chunks<ORDER == 1 ? kDState : kTile, ORDER == 1 ? kTile : kDState * kParts, ORDER == 1 ? kTile : kDState * kParts>;
+
+template <int ORDER>
+constexpr bool kProjectionByPointer = ORDER < 2 && ProjectionChunks<ORDER>::kByPointer;
+
+// The lane's first chunk of u, delta, z or y in a tile.
+__device__ __forceinline__ const char* sequence_source(const SequenceTensor& x, const Row& row, int tile, int lane) {
+  const Element* first = static_cast<const Element*>(x.data) + row.batch * x.batch_stride +
+                         static_cast<Index>(tile) * kTile * x.seq_stride + row.first_channel * x.dim_stride;
+  if (kSeqContiguous && kReverse) first -= kTile - 1;  // the tile's last step is the first in memory
+  return SequenceChunks::first(first, kSeqContiguous ? x.dim_stride : x.seq_stride, lane);
+}
+
+template <int ORDER>
+__device__ __forceinline__ const char* projection_source(const ProjectionTensor& x, const Row& row, int tile,
+                                                         int lane) {
+  const Element* first = static_cast<const Element*>(x.data) + row.batch * x.batch_stride +
+                         static_cast<Index>(tile) * kTile * x.seq_stride + row.group * x.group_stride;
+  if (ORDER == 1 && kReverse) first -= kTile - 1;
+  return ProjectionChunks<ORDER>::first(first, ORDER == 1 ? x.state_stride : x.seq_stride, lane);
+}
+
+// BACK: on to the tile before this one rather than the one after it.
+template <class CHUNKS, bool BACK>
+__device__ __forceinline__ void copy_chunks(Element* to, const char*& from, const TileSteps& steps, int lane) {
+  const char* source = from;
+  CHUNKS::for_each(lane, [&](int offset) {
+    async_copy<CHUNKS::kBytes>(reinterpret_cast<char*>(to) + offset, source);
+    source += steps.between;
+  });
+  from += BACK ? -steps.advance : steps.advance;
+}
+
+// The counterpart: whole tiles of outputs, which lie where u did.
+__device__ __forceinline__ void store_chunks(const Element* from, char*& to, const TileSteps& steps, int lane) {
+  char* target = to;
+  SequenceChunks::for_each(lane, [&](int offset) {
+    store_global<SequenceChunks::kBytes>(target, reinterpret_cast<const char*>(from) + offset);
+    target += steps.between;
+  });
+  to += steps.advance;
+}
+
+// The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without. kStages
+// are in shared memory: the one being computed and those on their way.
+template <bool OUTPUTS>
+class TileCopies {
+ public:
+  __device__ __forceinline__ TileCopies(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
+    const SelectiveScanProblem& p = params.problem;
+    const Piece& piece = shared.piece;
+    next_ = OUTPUTS ? piece.begin : piece.end - 1;
+    past_ = OUTPUTS ? piece.end : piece.begin - 1;
+    whole_end_ = piece.row.channels == kWarpChannels ? static_cast<int>(p.seqlen / kTile) : 0;
+    u_ = sequence_source(p.u, piece.row, next_, lane);
+    delta_ = sequence_source(p.delta, piece.row, next_, lane);
+    if constexpr (OUTPUTS && MS_HAS_Z) z_ = sequence_source(p.z, piece.row, next_, lane);
+    if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
+    if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
+#pragma unroll 1
+    for (int i = 0; i < kStages - 1; ++i) copy_next(params, shared, lane);
+  }
+
+  // The next tile, there for all lanes. Nobody reads the one before it any more, so the next copy goes there.
+  __device__ __forceinline__ Stage& take(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
+    async_wait<kStages - 2>();
+    __syncwarp();
+    Stage& stage = shared.stage[taken_];
+    taken_ = taken_ + 1 == kStages ? 0 : taken_ + 1;
+    copy_next(params, shared, lane);
+    return stage;
+  }
+
+  // Does the tile have all its steps and channels?
+  __device__ __forceinline__ bool is_whole(int tile) const { return tile < whole_end_; }
+
+ private:
+  enum : bool {
+    kUByPointer = MS_U_VECTORED && SequenceChunks::kByPointer,
+    kDeltaByPointer = MS_DELTA_VECTORED && SequenceChunks::kByPointer,
+    kZByPointer = MS_Z_VECTORED && SequenceChunks::kByPointer,
+    kBByPointer = kProjectionByPointer<MS_B_ORDER>,
+    kCByPointer = OUTPUTS && kProjectionByPointer<MS_C_ORDER>,
+  };
+
+  __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
+    if (next_ != past_) {
+      Stage& stage = shared.stage[filled_];
+      if (is_whole(next_)) {
+        copy_whole(params, shared.piece.row, stage, lane);
+      } else {
+        copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
+      }
+      next_ += OUTPUTS ? 1 : -1;
+    }
+    async_commit();
+    filled_ = filled_ + 1 == kStages ? 0 : filled_ + 1;
+  }
+
+  __device__ __forceinline__ void copy_whole(const SelectiveScanForwardParams& params, const Row& row, Stage& stage,
+                                             int lane) {
+    const SelectiveScanProblem& p = params.problem;
+    copy_sequence_tile<kUByPointer, MS_U_VECTORED>(stage.u, u_, params.u_steps, p.u, row, lane);
+    copy_sequence_tile<kDeltaByPointer, MS_DELTA_VECTORED>(stage.delta, delta_, params.delta_steps, p.delta, row, lane);
+    if constexpr (OUTPUTS && MS_HAS_Z)
+      copy_sequence_tile<kZByPointer, MS_Z_VECTORED>(stage.z, z_, params.z_steps, p.z, row, lane);
+    copy_projection_tile<kBByPointer, MS_B_ORDER>(stage.B, B_, params.B_steps, p.B, row, lane);
+    if constexpr (OUTPUTS) copy_projection_tile<kCByPointer, MS_C_ORDER>(stage.C, C_, params.C_steps, p.C, row, lane);
+  }
+
+  template <bool BY_POINTER, bool VECTORED>
+  __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
+                                                     const SequenceTensor& tensor, const Row& row, int lane) {
+    if constexpr (BY_POINTER) {
+      copy_chunks<SequenceChunks, !OUTPUTS>(to, from, steps, lane);
+    } else {
+      copy_sequence<VECTORED>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, opaque(lane));
+    }
+  }
+
+  template <bool BY_POINTER, int ORDER>
+  __device__ __forceinline__ void copy_projection_tile(Element* to, const char*& from, const TileSteps& steps,
+                                                       const ProjectionTensor& tensor, const Row& row, int lane) {
+    if constexpr (BY_POINTER) {
+      copy_chunks<ProjectionChunks<ORDER>, !OUTPUTS>(to, from, steps, lane);
+    } else {
+      copy_projection<ORDER>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, opaque(lane));
+    }
+  }
+
+  const char *u_ = nullptr, *delta_ = nullptr, *z_ = nullptr, *B_ = nullptr, *C_ = nullptr;
+  int next_, past_;  // tiles
+  int whole_end_;
+  int filled_ = 0, taken_ = 0;  // stages
+};
+
+}  // namespace
+}  // namespace mamba_scan
