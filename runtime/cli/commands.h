@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/control.h"
+#include "ops/tune.h"
 
 namespace mamba_scan::cli {
 
@@ -15,5 +16,6 @@ int cache_verify(bool json);
 int cache_clear(bool json);
 int warm(const std::vector<std::string>& archs, bool json);
 int self_test(const ops::SelfTestOptions& options, bool json);
+int tune(const ops::TuneOptions& options, bool json);
 
 }  // namespace mamba_scan::cli

@@ -26,6 +26,7 @@ class CommandLine {
     add_cache();
     add_warm();
     add_scan();
+    add_tune();
   }
 
   int run(std::vector<std::string> arguments) {
@@ -82,10 +83,29 @@ class CommandLine {
     });
   }
 
+  void add_tune() {
+    CLI::App* command = add(app_, "tune", "Time the plans for one scan on a GPU; keep the fastest for scans like it");
+    command->add_option("--batch", tune_.batch)->capture_default_str()->check(CLI::PositiveNumber);
+    command->add_option("--seqlen", tune_.seqlen)->required()->check(CLI::PositiveNumber);
+    command->add_option("--dim", tune_.dim)->required()->check(CLI::PositiveNumber);
+    command->add_option("--dstate", tune_.dstate)->capture_default_str()->check(CLI::PositiveNumber);
+    command->add_option("--groups", tune_.ngroups)->capture_default_str()->check(CLI::PositiveNumber);
+    command->add_option("--dtype", tune_.dtype)
+        ->capture_default_str()
+        ->check(CLI::IsMember({"float32", "float16", "bfloat16"}));
+    command->add_option("--layout", tune_.layout, "Of the axes: batch, seqlen, dim")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"bld", "bdl"}));
+    command->add_flag("--full", tune_.full, "With z, D, delta_bias and softplus");
+    command->add_option("--device", tune_.device)->capture_default_str();
+    command->callback([this] { code_ = tune(tune_, json_); });
+  }
+
   CLI::App app_{"Selective scan (Mamba) on the GPU and the CPU.", "mamba-scan"};
   bool json_ = false, require_gpu_ = false, self_test_ = false, cpu_only_ = false;
   std::vector<std::string> archs_;
   ops::SelfTestOptions options_;
+  ops::TuneOptions tune_;
   int code_ = kDone;
 };
 

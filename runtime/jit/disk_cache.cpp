@@ -146,6 +146,7 @@ std::optional<std::string> DiskCache::load_note(const std::string& key) {
   if (!enabled() || !is_key(key) || !platform::read_file(CachePaths{folder_}.note(key), &text)) return std::nullopt;
   const auto object = unseal(text);
   if (!object) {
+    platform::log(LogLevel::kInfo, "removing a damaged file: " + CachePaths{folder_}.note(key));
     platform::remove_file(CachePaths{folder_}.note(key));
     return std::nullopt;
   }

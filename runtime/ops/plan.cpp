@@ -6,26 +6,50 @@
 #include <set>
 #include <string>
 
+#include "ops/cost_model.h"
+#include "ops/team_plan.h"
 #include "platform/error.h"
 
 namespace mamba_scan::ops {
 namespace {
 
-constexpr int kStages = 2;  // as in warp_tile.cuh
-
-int element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+constexpr int kMostComplexOfLane = 8;  // states of all of a lane's channels: more would not fit its registers
 
 template <class Value>
 Value ceil_div(Value value, Value divisor) {
   return (value + divisor - 1) / divisor;
 }
 
+}  // namespace
+
 // ---- memory layout --------------------------------------------------------------------------------------------------
 
-// Adjacent along the sequence rather than along the channels? An axis of length 1 is adjacent to anything.
+int element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// The stride of adjacent steps.
+static Index step_direction(const SelectiveScanProblem& problem) { return problem.reverse ? -1 : 1; }
+
+// The problem as the kernels see it: step 0 is the first one scanned.
+SelectiveScanProblem in_scan_order(SelectiveScanProblem problem) {
+  if (!problem.reverse) return problem;
+  const Index last = std::max<Index>(problem.seqlen - 1, 0);
+  const auto turn = [&](auto& tensor) {
+    if (tensor.data != nullptr)
+      tensor.data = static_cast<char*>(tensor.data) + last * tensor.seq_stride * element_size(problem.dtype);
+    tensor.seq_stride = -tensor.seq_stride;
+  };
+  for (SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.z, &problem.y}) turn(*tensor);
+  for (ProjectionTensor* tensor : {&problem.B, &problem.C})
+    if (!tensor->constant) turn(*tensor);
+  return problem;
+}
+
+// Adjacent along the sequence rather than along the channels? An axis of length 1 is adjacent to anything, but a
+// chunk-invariant call with a single step must do as the calls with more.
 bool is_seq_contiguous(const SelectiveScanProblem& problem) {
-  if (problem.seqlen == 1) return false;
-  return problem.y.seq_stride == 1 && (problem.y.dim_stride != 1 || problem.dim == 1);
+  const bool one_step = problem.seqlen == 1;
+  if (one_step && !problem.chunk_invariant) return false;
+  return problem.y.seq_stride == step_direction(problem) && (problem.y.dim_stride != 1 || problem.dim == 1 || one_step);
 }
 
 // Elements of the widest asynchronous copy that rows of `columns` elements divide into; 0: not even 4 bytes.
@@ -36,8 +60,15 @@ int copy_width(int columns, DType dtype) {
   return 0;
 }
 
-bool is_aligned(const void* data, int elements, DType dtype) {
+static bool is_aligned(const void* data, int elements, DType dtype) {
   return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(elements * element_size(dtype)) == 0;
+}
+
+// Are vectors of steps aligned? Of a reversed scan's tile the last step comes first in memory, so that tiles end where
+// `data` does.
+static bool steps_are_aligned(const void* data, int elements, const SelectiveScanProblem& problem) {
+  const int past_end = problem.reverse ? element_size(problem.dtype) : 0;
+  return is_aligned(static_cast<const char*>(data) + past_end, elements, problem.dtype);
 }
 
 // Can `width` elements along the contiguous axis always be accessed at once?
@@ -47,61 +78,76 @@ bool is_vectored(const SequenceTensor& tensor, const SelectiveScanProblem& probl
   const Index across = seq_contiguous ? tensor.dim_stride : tensor.seq_stride;
   const Index along_extent = seq_contiguous ? problem.seqlen : problem.dim;
   const Index across_extent = seq_contiguous ? problem.dim : problem.seqlen;
-  if (along != 1 && along_extent > 1) return false;
+  if (along != (seq_contiguous ? step_direction(problem) : 1) && along_extent > 1) return false;
   if (across % width != 0 && across_extent > 1) return false;
   if (tensor.batch_stride % width != 0 && problem.batch > 1) return false;
   // Warps start at a group's first channel.
   if (!seq_contiguous && problem.ngroups > 1 && (problem.dim / problem.ngroups) % width != 0) return false;
-  return is_aligned(tensor.data, width, problem.dtype);
+  return seq_contiguous ? steps_are_aligned(tensor.data, width, problem)
+                        : is_aligned(tensor.data, width, problem.dtype);
 }
 
 ProjectionOrder order_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile) {
   if (tensor.constant) return ProjectionOrder::kConstant;
-  const auto fits = [&](Index along, Index along_extent, Index across, Index across_extent, int width) {
-    return width > 0 && (along == 1 || along_extent == 1) && (across % width == 0 || across_extent == 1) &&
+  const auto fits = [&](Index across, Index across_extent, int width) {
+    return width > 0 && (across % width == 0 || across_extent == 1) &&
            (tensor.group_stride % width == 0 || problem.ngroups == 1) &&
-           (tensor.batch_stride % width == 0 || problem.batch == 1) && is_aligned(tensor.data, width, problem.dtype);
+           (tensor.batch_stride % width == 0 || problem.batch == 1);
   };
   const int dstate = static_cast<int>(problem.dstate);
-  if (fits(tensor.state_stride, problem.dstate, tensor.seq_stride, problem.seqlen, copy_width(dstate, problem.dtype)))
+  if (problem.is_complex) {  // pairs side by side, or one number at a time
+    const int of_pairs = copy_width(2 * dstate, problem.dtype);
+    const bool dense = tensor.imag_stride == 1 && (tensor.state_stride == 2 || dstate == 1);
+    return dense && fits(tensor.seq_stride, problem.seqlen, of_pairs) &&
+                   is_aligned(tensor.data, of_pairs, problem.dtype)
+               ? ProjectionOrder::kStates
+               : ProjectionOrder::kStrided;
+  }
+  const int of_states = copy_width(dstate, problem.dtype);
+  if ((tensor.state_stride == 1 || problem.dstate == 1) && fits(tensor.seq_stride, problem.seqlen, of_states) &&
+      is_aligned(tensor.data, of_states, problem.dtype))
     return ProjectionOrder::kStates;
-  if (fits(tensor.seq_stride, problem.seqlen, tensor.state_stride, problem.dstate, copy_width(tile, problem.dtype)))
+  const int of_steps = copy_width(tile, problem.dtype);
+  if ((tensor.seq_stride == step_direction(problem) || problem.seqlen == 1) &&
+      fits(tensor.state_stride, problem.dstate, of_steps) && steps_are_aligned(tensor.data, of_steps, problem))
     return ProjectionOrder::kSteps;
   return ProjectionOrder::kStrided;
 }
 
-// ---- lanes, states and channels
-// -----------------------------------------------------------------------------------------
+namespace {
+
+// ---- lanes, states and channels ----
 
 // Registers a lane's states, decay rates and everything else fit in without spilling, as blocks of one warp per SM.
-// 8 blocks leave 255 registers, 12 leave 168, 16 leave 128; Turing and the RTX 30 and 40 series hold no more than 16.
+// 8 blocks leave 255 registers, 12 leave 168, 16 leave 128, 20 leave 96.
 std::int16_t blocks_for_registers(const ForwardVariant& v) {
+  if (v.is_complex) return v.b_order == ProjectionOrder::kConstant || v.c_order == ProjectionOrder::kConstant ? 8 : 12;
   int per_lane = v.channels * v.states;
   if (v.b_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   if (v.c_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   // Sums over many lanes take registers too, and B and C of many states leave shared memory for fewer blocks anyway.
   if (v.dstate > 64) return 8;
-  return static_cast<std::int16_t>(per_lane > 32 ? 8 : per_lane > 12 ? 12 : 16);
+  // Eight steps of z along the sequence are in registers together.
+  const bool most = per_lane <= 8 && !(v.seq_contiguous && v.has_z);
+  return static_cast<std::int16_t>(per_lane > 32 ? 8 : per_lane > 16 ? 12 : most ? 20 : 16);
+}
+
+int block_slots(const driver::DeviceReport& device) {
+  return device.max_blocks_per_sm > 0 ? device.max_blocks_per_sm : 16;  // 0: an old driver
 }
 
 int blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
   constexpr std::size_t kReservedPerBlock = 1024;  // by the system, on every architecture since sm_80
   const std::size_t by_shared = device.shared_per_sm / (v.shared_bytes() + kReservedPerBlock);
   const int by_threads = device.max_threads_per_sm / static_cast<int>(kForwardBlockThreads);
-  const int by_slots = device.max_blocks_per_sm > 0 ? device.max_blocks_per_sm : 16;  // 0: an old driver
-  return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), by_threads, by_slots}));
+  return std::max(
+      1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), by_threads, block_slots(device)}));
 }
 
-// ---- the model that chooses
-// -----------------------------------------------------------------------------------------------
-
-// Clocks one scheduler (a quarter of an SM) takes for one step of all of its `warps`, fitted to an H200: the
-// exponential unit takes 8 clocks per state of a lane and reaches 85 % of that; issue slots bind when a lane has few
-// states; about 100 clocks of latency are not hidden.
-double clocks_per_step(const ForwardVariant& v, int warps) {
-  if (warps == 0) return 0;
-  const double states = static_cast<double>(v.channels) * v.states;
-  return 100 + warps * std::max(8 * states * 1.18, (5 * states + 55) * 1.15);
+// Schedulers of the device that have a warp when it is full: a block is one warp, and less than four to an SM, for want
+// of shared memory, leave some of its four schedulers idle.
+Index busy_schedulers(const ForwardVariant& v, const driver::DeviceReport& device) {
+  return Index{std::max(device.sm_count, 1)} * std::min(4, blocks_per_sm(v, device));
 }
 
 struct Candidate {
@@ -111,78 +157,117 @@ struct Candidate {
   double clocks = 0;
 };
 
-// Rows run whole, in waves as large as the device holds.
-double clocks_uncut(const Candidate& c, const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
-  const int schedulers = 4 * std::max(device.sm_count, 1);
-  const int resident = std::max(1, blocks_per_sm(c.variant, device) / 4);
-  const Index per_scheduler = ceil_div<Index>(c.rows, schedulers);
-  const double waves = static_cast<double>(per_scheduler / resident);
-  const double per_step = waves * clocks_per_step(c.variant, resident) +
-                          clocks_per_step(c.variant, static_cast<int>(per_scheduler % resident));
-  return per_step * static_cast<double>(problem.seqlen);
-}
-
-// Every slot scans an equal share, after the carries of that share have been computed. At Mamba's own initialisation
-// (delta about 0.02, A = -1 .. -N) state n counts for about 1300 / n steps; a state that is forgotten costs nothing.
-double clocks_cut(const Candidate& c, const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
-  const int resident = std::max(1, blocks_per_sm(c.variant, device) / 4);
-  const double tiles =
-      static_cast<double>(c.rows) * static_cast<double>(ceil_div<Index>(problem.seqlen, c.variant.tile));
-  const double steps = std::ceil(tiles / static_cast<double>(c.slots)) * c.variant.tile;
-  constexpr double kRemembered = 1300;
-  const double harmonic = std::log(static_cast<double>(problem.dstate)) + 0.58;  // 1/1 + ... + 1/N
-  const double states_alive = std::min(1.0, kRemembered / steps * harmonic / static_cast<double>(problem.dstate));
-  const double steps_alive = std::min(1.0, kRemembered / steps);
-  const double carry_share = 0.8 * states_alive + 0.25 * steps_alive;
-  constexpr double kSecondLaunch = 8000;  // about 4 us: its start, its cold instructions, reading the carries
-  return steps * clocks_per_step(c.variant, resident) * (1 + carry_share) + kSecondLaunch;
-}
-
 int next_power_of_two(int value) {
   int power = 1;
   while (power < value) power *= 2;
   return power;
 }
 
-// All ways to share a channel's states among lanes and channels among warps, whole or cut in time; the fastest by the
-// model.
-Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base) {
+// A lane holds 16 states of a channel at most.
+int fewest_lanes(int dstate) { return std::min(32, next_power_of_two(ceil_div(dstate, 16))); }
+
+// All ways to share a channel's states among lanes and channels among warps, whole or, where that is possible, cut in
+// time into as many shares as fill all schedulers alike; the one wanted where it is among them, otherwise the fastest
+// by the model.
+Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
+                 const PlanChoice* wanted = nullptr) {
   const int dstate = static_cast<int>(problem.dstate);
-  const int fewest_lanes = std::min(32, next_power_of_two(ceil_div(dstate, 8)));
   const int most_lanes = std::min(32, next_power_of_two(dstate));
   const Index channels_per_group = problem.dim / problem.ngroups;
+  // Complex states: see complex_lane.cuh. Where the final state replaces the initial one, a slot that still needs the
+  // initial one may run after the slot that writes the final one; of invariant scans compose.cu has read it by then.
+  // Invariant packed ones: see choose_invariant().
+  const bool in_place = problem.initial_state.data != nullptr && problem.initial_state.data == problem.final_state.data;
+  const bool may_cut = !base.is_complex && (base.chunk_invariant ? !base.packed : !in_place);
   Candidate best;
-  // Where steps are adjacent, u, delta and the outputs of several steps are in registers at once: four channels of them
-  // would spill, and two are as fast.
-  const int most_channels = base.seq_contiguous ? 2 : 4;
-  for (int lanes = fewest_lanes; lanes <= most_lanes; lanes *= 2) {
-    for (int channels = most_channels; channels >= 1; channels /= 2) {
+  bool found = false;
+  const auto consider = [&](const Candidate& c) {
+    const bool is_wanted = wanted && *wanted == PlanChoice{c.variant.lanes, c.variant.channels, c.variant.cut};
+    if (best.slots == 0 || (is_wanted && !found) || (is_wanted == found && c.clocks < best.clocks)) best = c;
+    found = found || is_wanted;
+  };
+  for (int lanes = fewest_lanes(dstate); lanes <= most_lanes; lanes *= 2) {
+    for (int channels : {1, 2}) {
       Candidate c;
       c.variant = base;
       ForwardVariant& v = c.variant;
       v.lanes = static_cast<std::int16_t>(lanes);
       v.states = static_cast<std::int16_t>(ceil_div(dstate, lanes));
       v.channels = static_cast<std::int16_t>(channels);
-      v.min_blocks = blocks_for_registers(v);
+      if (v.is_complex && v.states * v.channels > kMostComplexOfLane) continue;
+      v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
+      v.min_blocks = static_cast<std::int16_t>(std::min<int>(blocks_for_registers(v), block_slots(device)));
+      const int blocks = blocks_per_sm(v, device);
+      if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory
+      // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.
+      if (channels > 1 && lanes == 1 && base.seq_contiguous) continue;
       c.rows = problem.batch * problem.ngroups * ceil_div<Index>(channels_per_group, v.warp_channels());
       if (c.rows > std::numeric_limits<int>::max()) continue;
+      const Index schedulers = busy_schedulers(v, device);
+      const int resident = std::max(1, blocks / 4);
       c.slots = c.rows;
-      c.clocks = clocks_uncut(c, problem, device);
-      if (best.slots == 0 || c.clocks < best.clocks) best = c;
+      c.clocks = clocks_uncut(v, c.rows, resident, problem.seqlen, schedulers);
+      consider(c);
 
-      const Index tiles_per_row = ceil_div<Index>(problem.seqlen, v.tile);
-      c.slots =
-          std::min<Index>(Index{device.sm_count} * (blocks_per_sm(v, device) / 4 * 4), c.rows * tiles_per_row / 2);
-      if (c.slots <= c.rows) continue;
+      // Of two channels the carries cost more than twice as much, unless a scheduler holds one warp anyway. Few states
+      // are bound by memory, which carries read once more: not worth it when nearly every scheduler has a row.
+      if (!may_cut || (channels > 1 && resident > 1) || (dstate <= 8 && 10 * c.rows >= 9 * schedulers)) continue;
       v.cut = true;
-      c.clocks = clocks_cut(c, problem, device);
-      if (c.clocks < best.clocks) best = c;
+      const Index tiles_per_row = ceil_div<Index>(problem.seqlen, v.tile);
+      for (int warps = resident; warps >= 1; --warps) {
+        c.slots = std::min<Index>(schedulers * warps, c.rows * tiles_per_row / 2);
+        if (c.slots <= c.rows) break;
+        c.clocks = clocks_cut(v, c.rows, c.slots, warps, problem.seqlen);
+        consider(c);
+      }
     }
   }
   if (best.slots == 0)
     throw ArgumentError("batch * dim: got " + std::to_string(problem.batch) + " * " + std::to_string(problem.dim) +
                         ", which needs more than 2^31 - 1 blocks; split the batch");
   return best;
+}
+
+// Only then does it matter to a kernel in which direction steps run in memory.
+bool has_adjacent_steps(const ForwardVariant& v) {
+  return v.seq_contiguous || v.b_order == ProjectionOrder::kSteps || v.c_order == ProjectionOrder::kSteps;
+}
+
+// ---- chunk_invariant ------------------------------------------------------------------------------------------------
+
+constexpr Index kTypicalSteps = 16384;  // of a call; how long it really is must not matter
+
+// The fastest plan for calls of a typical length. Packed sequences begin anywhere in the row, and segments counted from
+// there would be known to the device only: they are not cut, and in one pass the state is the same wherever it is
+// handed over.
+Candidate choose_invariant(SelectiveScanProblem problem, const driver::DeviceReport& device,
+                           const ForwardVariant& base) {
+  const double share = static_cast<double>(problem.seqlen) / kTypicalSteps;
+  problem.seqlen = kTypicalSteps;
+  Candidate chosen = choose(problem, device, base);
+  chosen.clocks *= share;
+  return chosen;
+}
+
+// Steps of a segment: a divisor of kInvariantSteps, the largest that gives a typical call about two warps per
+// scheduler. More would make the segments shorter, and the carries dearer, than they make the scan faster.
+Index segment_steps(const Candidate& chosen, const driver::DeviceReport& device) {
+  constexpr Index kFewest = 256;
+  const Index wanted = 2 * busy_schedulers(chosen.variant, device);
+  Index steps = kInvariantSteps;
+  while (steps > kFewest && 4 * chosen.rows * (kTypicalSteps / steps) < 3 * wanted) steps /= 2;
+  return steps;
+}
+
+// Deals rows out to slots by segments.
+void use_segments(const Candidate& chosen, const driver::DeviceReport& device, ForwardPlan& plan) {
+  auto& params = plan.params;
+  params.segment_tiles = params.tiles_per_row;
+  if (chosen.variant.cut) params.segment_tiles = static_cast<int>(segment_steps(chosen, device) / chosen.variant.tile);
+  params.slots_per_row = ceil_div(params.tiles_per_row, params.segment_tiles);
+  params.slots = static_cast<int>(chosen.rows) * params.slots_per_row;
+  const Index whole = params.problem.seqlen / (Index{params.segment_tiles} * chosen.variant.tile);
+  plan.variant.cut = chosen.variant.cut && whole > 0;
 }
 
 jit::Variant make_variant(const ForwardVariant& v, const char* source, const char* entry) {
@@ -197,8 +282,10 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_CHANNELS", v.channels);
   define("MS_MIN_BLOCKS", v.min_blocks);
   define("MS_TILE", v.tile);
+  define("MS_STAGES", v.stages);
   define("MS_UNROLL", v.unroll);
   define("MS_SEQ_CONTIGUOUS", v.seq_contiguous);
+  define("MS_REVERSE", v.reverse);
   define("MS_U_VECTORED", v.u_vectored);
   define("MS_DELTA_VECTORED", v.delta_vectored);
   define("MS_Z_VECTORED", v.z_vectored);
@@ -211,15 +298,107 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_HAS_Z", v.has_z);
   define("MS_HAS_INITIAL", v.has_initial);
   define("MS_HAS_FINAL", v.has_final);
-  define("MS_CUT", v.cut);
+  define("MS_CUT", v.cut && !v.chunk_invariant);
+  define("MS_INVARIANT", v.chunk_invariant);
+  define("MS_PACKED", v.packed);
+  define("MS_COMPLEX", v.is_complex);
+  define("MS_SLICE", static_cast<int>(v.slice));
   return out;
 }
 
-// A tile is 32 bytes of a channel where steps are adjacent, a whole sector of memory, and the same number of steps
-// otherwise; less where B and C of many states would fill shared memory.
-std::int16_t tile_for(const SelectiveScanProblem& problem) {
-  const int steps = 32 / element_size(problem.dtype);
-  return static_cast<std::int16_t>(problem.dstate > 128 ? 16 / element_size(problem.dtype) : steps);
+// ---- slices of the states
+// -------------------------------------------------------------------------------------------------
+
+// The problem with `count` states only, the first of them being state `first`. D, z and y remain the whole's.
+SelectiveScanProblem some_states(const SelectiveScanProblem& problem, Index first, Index count) {
+  SelectiveScanProblem p = problem;
+  p.dstate = count;
+  p.A += first * p.A_state_stride;
+  for (ProjectionTensor* tensor : {&p.B, &p.C}) {
+    const Index element = tensor->constant ? Index{sizeof(float)} : element_size(p.dtype);
+    tensor->data = static_cast<char*>(tensor->data) + first * tensor->state_stride * element;
+  }
+  for (StateTensor* tensor : {&p.initial_state, &p.final_state})
+    if (tensor->data != nullptr) tensor->data += first * tensor->state_stride;
+  return p;
+}
+
+// A tile is 32 bytes of a channel where steps are adjacent, a whole sector of memory, and about as many steps
+// otherwise; less where B and C of many states would leave shared memory for fewer than four warps.
+std::int16_t tile_for(const SelectiveScanProblem& problem, ForwardVariant v, const driver::DeviceReport& device) {
+  constexpr int kShortest = 4;
+  v.lanes = static_cast<std::int16_t>(fewest_lanes(v.dstate));
+  v.states = static_cast<std::int16_t>(ceil_div<int>(v.dstate, v.lanes));
+  v.channels = 1;
+  v.min_blocks = 8;
+  int steps = 32 / element_size(problem.dtype);
+  if (problem.is_complex && problem.dstate > 32) steps /= 2;
+  // Few states are scanned so quickly that what a tile costs besides its steps shows.
+  if (!problem.is_complex && !v.seq_contiguous && problem.dstate > 1 && problem.dstate <= 8) steps *= 2;
+  v.tile = static_cast<std::int16_t>(steps);
+  while (v.tile > kShortest && blocks_per_sm(v, device) < 4) v.tile /= 2;
+  return v.tile;
+}
+
+// The constants of carry.cu. What the carries do not depend on must not make another kernel.
+ForwardVariant carry_variant(ForwardVariant v) {
+  v.c_order = ProjectionOrder::kStates;  // no registers
+  v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), 16);
+  v.c_order = ProjectionOrder::kConstant;  // nor shared memory
+  v.z_vectored = v.y_vectored = true;
+  v.has_d = v.has_z = v.has_initial = v.has_final = false;
+  v.slice = StateSlice::kAll;
+  v.reverse = v.reverse && has_adjacent_steps(v);
+  v.unroll = std::min<std::int16_t>(8, v.tile);
+  v.stages = v.carry_stages;
+  return v;
+}
+
+// A carry pass computes little per tile, so that six tiles must be under way to hide how long copies take; fewer where
+// shared memory would then hold fewer warps than there are.
+std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver::DeviceReport& device) {
+  ForwardVariant carry = v;
+  const Index per_sm = ceil_div<Index>(slots, std::max(device.sm_count, 1));
+  for (carry.carry_stages = 6; carry.carry_stages > 2; --carry.carry_stages) {
+    const ForwardVariant tried = carry_variant(carry);
+    if (tried.shared_bytes() <= (std::size_t{48} << 10) &&
+        blocks_per_sm(tried, device) >= std::min<Index>(per_sm, tried.min_blocks))
+      break;
+  }
+  return carry.carry_stages;
+}
+
+// ---- how lanes walk along tensors (tile_copy.cuh) ----
+
+// Rows of `row` adjacent elements, row_stride apart; tiles of `advance` elements.
+TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype) {
+  const int columns = static_cast<int>(row), width = copy_width(columns, dtype);
+  if (width == 0 || 32 % (columns / width) != 0) return {0, 0};
+  return {32 / (columns / width) * row_stride * element_size(dtype), advance * element_size(dtype)};
+}
+
+TileSteps sequence_steps(const SequenceTensor& tensor, const ForwardVariant& v) {
+  const Index advance = v.tile * tensor.seq_stride;
+  return v.seq_contiguous ? tile_steps(v.tile, tensor.dim_stride, advance, v.dtype)
+                          : tile_steps(v.warp_channels(), tensor.seq_stride, advance, v.dtype);
+}
+
+TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
+  const Index advance = v.tile * tensor.seq_stride;
+  if (order == ProjectionOrder::kStates)
+    return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype);
+  if (order == ProjectionOrder::kSteps) return tile_steps(v.tile, tensor.state_stride, advance, v.dtype);
+  return {0, 0};
+}
+
+void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params) {
+  const SelectiveScanProblem& p = params.problem;
+  params.u_steps = sequence_steps(p.u, v);
+  params.delta_steps = sequence_steps(p.delta, v);
+  params.z_steps = sequence_steps(p.z, v);
+  params.y_steps = sequence_steps(p.y, v);
+  params.B_steps = projection_steps(p.B, v.b_order, v);
+  params.C_steps = projection_steps(p.C, v.c_order, v);
 }
 
 }  // namespace
@@ -228,16 +407,19 @@ std::size_t ForwardVariant::shared_bytes() const {
   const auto aligned = [](std::size_t bytes) { return (bytes + 15) / 16 * 16; };
   const std::size_t element = static_cast<std::size_t>(element_size(dtype));
   const std::size_t steps = static_cast<std::size_t>(tile);
-  const std::size_t sequence = aligned(steps * static_cast<std::size_t>(warp_channels()) * element);
+  const std::size_t row_of_steps = (steps * element / 16 | 1) * 16;  // padded, see warp_tile.cuh
+  const std::size_t sequence =
+      aligned(static_cast<std::size_t>(warp_channels()) * (seq_contiguous ? row_of_steps : steps * element));
+  const std::size_t row = steps * (is_complex ? 2 : 1);
   const auto raw = [&](ProjectionOrder order) {
-    return aligned(order == ProjectionOrder::kConstant ? element : steps * static_cast<std::size_t>(dstate) * element);
+    return aligned(order == ProjectionOrder::kConstant ? element : row * static_cast<std::size_t>(dstate) * element);
   };
   const auto expanded = [&](ProjectionOrder order) {
-    return aligned(order == ProjectionOrder::kConstant ? 4 : steps * static_cast<std::size_t>(lanes * states) * 4);
+    return aligned(order == ProjectionOrder::kConstant ? 4 : row * static_cast<std::size_t>(lanes * states) * 4);
   };
   const std::size_t stage = 2 * sequence + (has_z ? sequence : 16) + raw(b_order) + raw(c_order);
-  constexpr std::size_t kPiece = 32;
-  return kStages * stage + kPiece + expanded(b_order) + expanded(c_order);
+  const std::size_t piece = packed ? 48 : 32;
+  return static_cast<std::size_t>(stages) * stage + piece + expanded(b_order) + expanded(c_order);
 }
 
 jit::Variant ForwardVariant::forward() const {
@@ -245,42 +427,54 @@ jit::Variant ForwardVariant::forward() const {
 }
 
 jit::Variant ForwardVariant::carry() const {
-  ForwardVariant v = *this;  // what the carries do not depend on must not make another kernel
-  v.c_order = ProjectionOrder::kConstant;
-  v.z_vectored = v.y_vectored = true;
-  v.has_d = v.has_z = v.has_initial = v.has_final = false;
-  return make_variant(v, "selective_scan/carry.cu", "selective_scan_carry");
+  return make_variant(carry_variant(*this), "selective_scan/carry.cu", "selective_scan_carry");
 }
 
-ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
-  if (problem.dstate > kMaxCudaDState)
-    throw ArgumentError("dstate: got " + std::to_string(problem.dstate) + ", the CUDA kernels need at most " +
-                        std::to_string(kMaxCudaDState) + "; use CPU tensors for larger states");
+jit::Variant ForwardVariant::compose() const {
+  ForwardVariant v = *this;  // where the carries of which states lie is all that matters
+  v.b_order = v.c_order = ProjectionOrder::kConstant;
+  v.u_vectored = v.delta_vectored = v.z_vectored = v.y_vectored = true;
+  v.softplus = v.has_bias = v.has_d = v.has_z = v.has_initial = v.has_final = v.reverse = v.packed = false;
+  v.slice = StateSlice::kAll;
+  return make_variant(v, "selective_scan/compose.cu", "selective_scan_compose");
+}
+
+ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::DeviceReport& device,
+                         const PlanChoice* choice) {
+  const SelectiveScanProblem whole = in_scan_order(as_stored);
+  const Index slice_states = states_at_once(whole);
+  const int slices = static_cast<int>(ceil_div<Index>(whole.dstate, slice_states));
+  const SelectiveScanProblem problem = some_states(whole, 0, slice_states);  // all slices are dealt out alike
 
   ForwardVariant v;
   v.dtype = problem.dtype;
   v.dstate = static_cast<std::int16_t>(problem.dstate);
-  v.tile = tile_for(problem);
+  v.has_z = problem.z.data != nullptr;
+  v.is_complex = problem.is_complex;
+  v.packed = problem.cu_seqlens != nullptr;
+  v.tile = tile_for(problem, v, device);
   v.seq_contiguous = is_seq_contiguous(problem);
   v.b_order = order_of(problem.B, problem, v.tile);
   v.c_order = order_of(problem.C, problem, v.tile);
-  v.unroll = static_cast<std::int16_t>(v.seq_contiguous ? std::min<int>(16 / element_size(v.dtype), v.tile) : 4);
+  v.reverse = problem.reverse && has_adjacent_steps(v);
+  const int unroll = v.seq_contiguous && !problem.is_complex ? 16 / element_size(v.dtype) : 4;
+  v.unroll = static_cast<std::int16_t>(std::min<int>(unroll, v.tile));
   v.softplus = problem.delta_softplus;
   v.has_bias = problem.delta_bias != nullptr;
   v.has_d = problem.D != nullptr;
-  v.has_z = problem.z.data != nullptr;
-  v.has_initial = problem.initial_state.data != nullptr;
-  v.has_final = problem.final_state.data != nullptr;
+  v.chunk_invariant = problem.chunk_invariant;
+  v.has_initial = problem.initial_state.data != nullptr || v.chunk_invariant;
+  v.has_final = problem.final_state.data != nullptr || v.chunk_invariant;
 
-  const Candidate chosen = choose(problem, device, v);
+  const Candidate chosen =
+      v.chunk_invariant ? choose_invariant(problem, device, v) : choose(problem, device, v, choice);
   v = chosen.variant;
   const int copied = copy_width(v.seq_contiguous ? v.tile : v.warp_channels(), v.dtype);
-  const int stored =
-      v.seq_contiguous ? std::min<int>(16 / element_size(v.dtype), v.tile) : std::max(v.channels / v.lanes, 1);
   v.u_vectored = is_vectored(problem.u, problem, v.seq_contiguous, copied);
   v.delta_vectored = is_vectored(problem.delta, problem, v.seq_contiguous, copied);
   v.z_vectored = !v.has_z || is_vectored(problem.z, problem, v.seq_contiguous, copied);
-  v.y_vectored = is_vectored(problem.y, problem, v.seq_contiguous, stored);
+  v.y_vectored = is_vectored(problem.y, problem, v.seq_contiguous, copied);
+  if (v.cut) v.carry_stages = carry_stages_for(v, chosen.slots, device);
 
   const Index channels_per_group = problem.dim / problem.ngroups;
   const Index tiles_per_row = std::max<Index>(1, ceil_div<Index>(problem.seqlen, v.tile));
@@ -293,7 +487,8 @@ ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::Devi
 
   ForwardPlan plan;
   plan.variant = v;
-  plan.params.problem = problem;
+  plan.clocks = chosen.clocks;
+  plan.params.problem = whole;
   plan.params.channels_per_group = static_cast<int>(channels_per_group);
   plan.params.blocks_per_group = static_cast<int>(ceil_div<Index>(channels_per_group, v.warp_channels()));
   plan.params.tiles_per_row = static_cast<int>(tiles_per_row);
@@ -301,47 +496,129 @@ ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::Devi
   plan.params.slots = static_cast<int>(chosen.slots);
   plan.params.carry_state = nullptr;
   plan.params.carry_delta = nullptr;
-  if (v.cut) {
-    const std::size_t lanes = static_cast<std::size_t>(chosen.slots) * 32 * static_cast<std::size_t>(v.channels);
+  plan.params.partial_sum = nullptr;
+  plan.params.first_slice = false;
+  plan.params.segment_tiles = 0;
+  plan.params.slots_per_row = 0;
+  set_tile_steps(v, plan.params);
+  if (v.chunk_invariant) use_segments(chosen, device, plan);
+  if (plan.variant.cut) {
+    const std::size_t lanes = static_cast<std::size_t>(plan.params.slots) * 32 * static_cast<std::size_t>(v.channels);
     plan.carry_state_bytes = lanes * static_cast<std::size_t>(v.states) * sizeof(float);
     plan.carry_delta_bytes = lanes * sizeof(float);
+  }
+  if (slices > 1) {
+    plan.slices = slices;
+    plan.slice_states = slice_states;
+    plan.partial_sum_bytes = static_cast<std::size_t>(tiles) * static_cast<std::size_t>(v.tile) *
+                             static_cast<std::size_t>(v.warp_channels()) * sizeof(float);
   }
   return plan;
 }
 
-Work forward_work(const SelectiveScanProblem& problem) {
-  const Index rows = problem.batch * problem.seqlen;
-  const int element = element_size(problem.dtype);
-  Work work;
-  work.exps = rows * problem.dim * problem.dstate;
-  work.bytes = rows * problem.dim * element * (problem.z.data ? 4 : 3);
-  for (const ProjectionTensor* tensor : {&problem.B, &problem.C})
-    work.bytes +=
-        tensor->constant ? problem.dim * problem.dstate * 4 : rows * problem.ngroups * problem.dstate * element;
-  const Index state_bytes = problem.batch * problem.dim * problem.dstate * 4;
-  work.bytes += problem.dim * problem.dstate * 4;
-  work.bytes += (problem.initial_state.data ? state_bytes : 0) + (problem.final_state.data ? state_bytes : 0);
-  work.bytes += (problem.D ? problem.dim * 4 : 0) + (problem.delta_bias ? problem.dim * 4 : 0);
-  return work;
+// Slices begin at multiples of 8 states, so that B and C can be copied in vectors as if they began there.
+Index states_at_once(const SelectiveScanProblem& problem) {
+  const Index dstate = problem.dstate;
+  if (dstate <= (problem.is_complex ? kMostComplexStates : kMostStatesAtOnce)) return dstate;
+  const Index slices = ceil_div<Index>(dstate, kMostStatesOfSlice);
+  return ceil_div<Index>(ceil_div<Index>(dstate, slices), 8) * 8;
 }
 
-std::vector<jit::Variant> shipped_variants(int capability) {
+SlicePlan slice_of(const ForwardPlan& plan, int slice) {
+  SlicePlan out{plan.variant, plan.params};
+  if (plan.slices == 1) return out;
+  const Index first = slice * plan.slice_states;
+  SelectiveScanProblem& problem = out.params.problem;
+  problem = some_states(problem, first, std::min(plan.slice_states, problem.dstate - first));
+  ForwardVariant& v = out.variant;
+  v.dstate = static_cast<std::int16_t>(problem.dstate);
+  v.states = static_cast<std::int16_t>(ceil_div<Index>(problem.dstate, v.lanes));
+  v.b_order = order_of(problem.B, problem, v.tile);
+  v.c_order = order_of(problem.C, problem, v.tile);
+  v.reverse = problem.reverse && has_adjacent_steps(v);
+  out.params.first_slice = slice == 0;
+  v.min_blocks = std::min<std::int16_t>(v.min_blocks, 8);  // the sums so far take registers
+  set_tile_steps(v, out.params);
+  if (slice + 1 < plan.slices) {
+    v.slice = StateSlice::kPartial;
+    v.has_d = v.has_z = false;
+    v.z_vectored = v.y_vectored = true;
+  } else {
+    v.slice = StateSlice::kLast;
+  }
+  return out;
+}
+
+unsigned compose_blocks(const SlicePlan& plan) {
+  const int rows = plan.params.slots / plan.params.slots_per_row;
+  return static_cast<unsigned>(rows * plan.variant.channels * plan.variant.states);
+}
+
+namespace {
+
+// The strides of a problem whose states are complex, of the same sizes, with all parts side by side.
+void make_complex(SelectiveScanProblem& p) {
+  p.is_complex = true;
+  p.A_dim_stride *= 2;
+  p.A_state_stride *= 2;
+  p.A_imag_stride = 1;
+  for (ProjectionTensor* tensor : {&p.B, &p.C}) {
+    for (Index* stride : {&tensor->batch_stride, &tensor->seq_stride, &tensor->group_stride, &tensor->state_stride})
+      *stride *= 2;
+    tensor->imag_stride = 1;
+  }
+  for (StateTensor* tensor : {&p.initial_state, &p.final_state}) {
+    for (Index* stride : {&tensor->batch_stride, &tensor->dim_stride, &tensor->state_stride}) *stride *= 2;
+    tensor->imag_stride = 1;
+  }
+}
+
+// What a multiprocessor of this compute capability holds (CUDA programming guide, "technical specifications").
+driver::DeviceReport typical_device(int capability) {
+  struct Limits {
+    int capability, threads, blocks, shared_kib;
+  };
+  constexpr Limits kLimits[] = {{61, 2048, 32, 96},   {70, 2048, 32, 96},  {75, 1024, 16, 64},  {80, 2048, 32, 164},
+                                {86, 1536, 16, 100},  {87, 1536, 16, 164}, {89, 1536, 24, 100}, {90, 2048, 32, 228},
+                                {100, 2048, 32, 228}, {120, 1536, 24, 100}};
+  const Limits* limits = kLimits;
+  for (const Limits& known : kLimits)
+    if (known.capability <= capability) limits = &known;
   driver::DeviceReport device;
   device.major = capability / 10;
   device.minor = capability % 10;
   device.sm_count = 64;
-  device.max_blocks_per_sm = 16;
-  device.max_threads_per_sm = capability == 75 ? 1024 : 1536;
-  device.shared_per_sm = capability == 75 ? 64 << 10 : 100 << 10;
+  device.max_blocks_per_sm = limits->blocks;
+  device.max_threads_per_sm = limits->threads;
+  device.shared_per_sm = static_cast<std::size_t>(limits->shared_kib) << 10;
+  return device;
+}
+
+}  // namespace
+
+std::vector<jit::Variant> shipped_variants(int capability) {
+  const driver::DeviceReport device = typical_device(capability);
 
   // Only whether a pointer is null matters to the plan, and its alignment.
-  alignas(16) static float somewhere[4];
+  alignas(16) static float somewhere[4], elsewhere[4];
   std::vector<jit::Variant> out;
   std::set<std::string> seen;
   const auto add_once = [&](jit::Variant variant) {
     if (seen.insert(variant.name()).second) out.push_back(std::move(variant));
   };
-  const auto add = [&](DType dtype, bool seq_last, Index dstate, Index batch, bool full, bool constant_b) {
+  const auto add_plan = [&](const ForwardPlan& plan) {
+    for (int i = 0; i < plan.slices; ++i) {
+      const ForwardVariant variant = slice_of(plan, i).variant;
+      add_once(variant.forward());
+      if (variant.cut) add_once(variant.carry());
+      if (variant.cut && variant.chunk_invariant) add_once(variant.compose());
+    }
+  };
+  struct Kind {
+    bool reverse = false, packed = false, chunk_invariant = false, is_complex = false;
+  };
+  const auto add = [&](DType dtype, bool seq_last, Index dstate, Index batch, bool full, bool constant_b,
+                       Kind kind = {}) {
     SelectiveScanProblem p{};
     p.batch = batch;
     p.seqlen = 8192;
@@ -349,6 +626,8 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     p.dstate = dstate;
     p.ngroups = 1;
     p.dtype = dtype;
+    p.reverse = kind.reverse;
+    p.chunk_invariant = kind.chunk_invariant;
     const SequenceTensor tensor{somewhere, p.seqlen * p.dim, seq_last ? 1 : p.dim, seq_last ? p.seqlen : 1};
     p.u = p.delta = p.y = tensor;
     p.B = p.C = {somewhere, p.seqlen * dstate, seq_last ? 1 : dstate, dstate, seq_last ? p.seqlen : 1, false};
@@ -358,11 +637,15 @@ std::vector<jit::Variant> shipped_variants(int capability) {
       p.z = tensor;
       p.delta_softplus = true;
       p.D = p.delta_bias = somewhere;
-      p.initial_state = p.final_state = {somewhere, p.dim * dstate, dstate, 1};
+      p.initial_state = {somewhere, p.dim * dstate, dstate, 1};
+      p.final_state = {elsewhere, p.dim * dstate, dstate, 1};
     }
-    const ForwardVariant variant = plan_forward(p, device).variant;
-    add_once(variant.forward());
-    if (variant.cut) add_once(variant.carry());
+    if (kind.packed) {
+      p.cu_seqlens = reinterpret_cast<const int*>(somewhere);
+      p.sequences = 2;
+    }
+    if (kind.is_complex) make_complex(p);
+    add_plan(plan_forward(p, device));
   };
   constexpr Index kFew = 1, kMany = 64;  // sequences: cut in time, and whole
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
@@ -371,8 +654,21 @@ std::vector<jit::Variant> shipped_variants(int capability) {
       add(dtype, seq_last, 16, kMany, true, false);
       add(dtype, seq_last, 16, kFew, true, false);
     }
+  // Bidirectional models; with adjacent channels a reversed scan needs no kernel of its own.
+  for (Index batch : {kMany, kFew}) add(DType::kFloat16, true, 16, batch, true, false, {.reverse = true});
+  for (bool seq_last : {false, true}) {
+    add(DType::kBFloat16, seq_last, 16, kFew, true, false, {.packed = true});
+    add(DType::kFloat16, seq_last, 16, kFew, true, false, {.chunk_invariant = true});
+  }
   for (Index dstate : {1, 4, 8, 32, 64, 128, 256}) add(DType::kFloat16, false, dstate, kMany, true, false);
   add(DType::kFloat32, true, 64, kMany, true, true);
+  for (Index dstate : {1, 16, 32, 64, 200})
+    add(DType::kFloat32, false, dstate, kMany, true, false, {.is_complex = true});
+  add(DType::kFloat16, true, 16, kMany, true, false, {.is_complex = true});
+  add(DType::kBFloat16, false, 32, kMany, false, true, {.is_complex = true});
+  add(DType::kFloat16, false, 512, kMany, true, false);
+  add(DType::kFloat32, true, 512, kMany, true, false);
+  for (const TeamVariant& variant : shipped_team_variants(capability)) add_once(variant.team());
   return out;
 }
 

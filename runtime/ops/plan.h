@@ -1,6 +1,6 @@
-// How one forward scan is run on a CUDA device: which specialisation of kernels/selective_scan/{forward,carry}.cu, and
-// how its rows are dealt out to warps. Depends on the problem's class and the device's size only, so it can be tested
-// without a GPU.
+// How one forward scan is run on a CUDA device: which specialisation of
+// kernels/selective_scan/{forward,carry,compose}.cu, and how its rows are dealt out to warps. Depends on the problem's
+// class and the device's size only, so it can be tested without a GPU.
 #pragma once
 
 #include <compare>
@@ -10,13 +10,15 @@
 
 #include "driver/device.h"
 #include "jit/variant.h"
+#include "ops/memory_layout.h"
+#include "ops/work.h"
 #include "platform/export.h"
 #include "selective_scan/forward_params.h"
 
 namespace mamba_scan::ops {
 
-// How B or C lies in memory: MS_B_ORDER and MS_C_ORDER.
-enum class ProjectionOrder : std::int8_t { kStates = 0, kSteps = 1, kStrided = 2, kConstant = 3 };
+// Which of the states a launch scans: MS_SLICE.
+enum class StateSlice : std::int8_t { kAll = 0, kPartial = 1, kLast = 2 };
 
 // The constants the kernels are specialised with; the head of warp_tile.cuh explains each. Small and comparable: it is
 // the key of the table that a call looks its kernel up in.
@@ -28,8 +30,11 @@ struct ForwardVariant {
   std::int16_t channels = 4;
   std::int16_t min_blocks = 12;
   std::int16_t tile = 16;
+  std::int16_t stages = 2;
+  std::int16_t carry_stages = 2;  // of carry.cu
   std::int16_t unroll = 2;
   bool seq_contiguous = false;
+  bool reverse = false;
   bool u_vectored = true;
   bool delta_vectored = true;
   bool z_vectored = true;
@@ -42,7 +47,11 @@ struct ForwardVariant {
   bool has_z = false;
   bool has_initial = false;
   bool has_final = false;
-  bool cut = false;
+  bool cut = false;  // or, with chunk_invariant, whether a state is handed from one segment to the next
+  bool chunk_invariant = false;
+  bool packed = false;
+  bool is_complex = false;
+  StateSlice slice = StateSlice::kAll;
 
   auto operator<=>(const ForwardVariant&) const = default;
 
@@ -50,30 +59,56 @@ struct ForwardVariant {
   std::size_t shared_bytes() const;  // static, of forward.cu
 
   jit::Variant forward() const;
-  jit::Variant carry() const;  // only when cut
+  jit::Variant carry() const;    // only when cut
+  jit::Variant compose() const;  // only when cut and chunk_invariant
 };
 
 constexpr unsigned kForwardBlockThreads = 32;
 
+// More states than this are scanned in slices, each a launch of its own (two when cut) that adds its share to the sums
+// over states in scratch memory; the last one finishes y.
+constexpr Index kMostStatesAtOnce = 64;
+constexpr Index kMostStatesOfSlice = 64;
+constexpr Index kMostComplexStates = 64;
+MAMBA_SCAN_API Index states_at_once(const SelectiveScanProblem& problem);  // how many of these one launch scans
+
 struct ForwardPlan {
-  ForwardVariant variant;
-  // params.slots blocks of kForwardBlockThreads. carry_state and carry_delta are null: the launch sets them.
+  ForwardVariant variant;  // of the largest slice, usually the only one
+  // params.slots blocks of kForwardBlockThreads. Pointers to scratch memory are null: the launch sets them.
+  // params.problem is the problem in the order of scanning: one with `reverse` begins at its last step and has negative
+  // strides over steps.
   SelectiveScanForwardParams params;
-  std::size_t carry_state_bytes = 0;  // of scratch memory, aligned to 16
+  int slices = 1;
+  Index slice_states = 0;             // of every slice but the last; 0 when there is only one
+  std::size_t carry_state_bytes = 0;  // of scratch memory, aligned to 16; the same for one slice after another
   std::size_t carry_delta_bytes = 0;
+  std::size_t partial_sum_bytes = 0;
+  double clocks = 0;  // that one of the launches is expected to take, with its carries
 };
 
-constexpr Index kMaxCudaDState = 256;
-
-// The problem must have passed check(). Throws ArgumentError for what CUDA kernels do not serve (dstate > 256).
-MAMBA_SCAN_API ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device);
-
-// Bytes that must move and exponentials that must be evaluated whatever the kernel: the roof's two terms.
-struct Work {
-  std::int64_t bytes = 0;
-  std::int64_t exps = 0;
+// What a slice launches; the plan's own variant and params when there is only one.
+struct SlicePlan {
+  ForwardVariant variant;
+  SelectiveScanForwardParams params;
 };
-MAMBA_SCAN_API Work forward_work(const SelectiveScanProblem& problem);
+MAMBA_SCAN_API SlicePlan slice_of(const ForwardPlan& plan, int slice);
+
+// Blocks of kForwardBlockThreads of compose.cu.
+MAMBA_SCAN_API unsigned compose_blocks(const SlicePlan& plan);
+
+// What a model of the device chooses, unless it has been measured (ops/tuning.h).
+struct PlanChoice {
+  std::int16_t lanes = 0;
+  std::int16_t channels = 0;
+  bool cut = false;
+
+  auto operator<=>(const PlanChoice&) const = default;
+};
+
+// The problem must have passed check(). Throws ArgumentError for what CUDA kernels do not serve. A choice that is not
+// possible for the problem is not made.
+MAMBA_SCAN_API ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                                        const PlanChoice* choice = nullptr);
 
 // The variants of the forward kernel that ordinary models use on a device of this compute capability (90 for sm_90):
 // compiled ahead by `mamba-scan warm`, and for every architecture by the tests.

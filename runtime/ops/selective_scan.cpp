@@ -1,8 +1,10 @@
 #include "ops/selective_scan.h"
 
+#include <algorithm>
 #include <future>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <utility>
@@ -11,8 +13,11 @@
 #include "driver/context.h"
 #include "driver/event.h"
 #include "ops/dtype_name.h"
+#include "ops/launch_split.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
+#include "ops/team_plan.h"
+#include "ops/tuning.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -23,7 +28,8 @@ bool is_empty(const SelectiveScanProblem& problem) {
 
 struct Kernels {
   const jit::LoadedKernel* forward = nullptr;
-  const jit::LoadedKernel* carry = nullptr;  // null unless the variant is cut
+  const jit::LoadedKernel* carry = nullptr;    // null unless the variant is cut
+  const jit::LoadedKernel* compose = nullptr;  // null unless it is chunk_invariant as well
 };
 
 // Which kernels a variant became on a device, found without making strings: the path of every call after the first.
@@ -44,6 +50,8 @@ class KernelTable {
       });
     }
     kernels.forward = &runtime.kernels().get(variant.forward(), device.report);
+    if (variant.cut && variant.chunk_invariant)
+      kernels.compose = &runtime.kernels().get(variant.compose(), device.report);
     if (variant.cut) kernels.carry = carry.get();
     std::unique_lock lock(mutex_);
     return kernels_.emplace(key, kernels).first->second;
@@ -61,31 +69,55 @@ KernelTable& kernel_table() {
   return *table;
 }
 
-trace::KernelLaunch describe(const ForwardPlan& plan, const jit::LoadedKernel& kernel, int device, void* stream) {
-  const SelectiveScanProblem& p = plan.params.problem;
+// The same for the team kernel.
+class TeamKernelTable {
+ public:
+  const jit::LoadedKernel& get(Runtime& runtime, const TeamVariant& variant, const DeviceContext& device) {
+    const Key key{device.report.ordinal, variant};
+    {
+      std::shared_lock lock(mutex_);
+      if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
+    }
+    const jit::LoadedKernel& kernel = runtime.kernels().get(variant.team(), device.report);
+    constexpr std::size_t kAllowedAnyway = 48 << 10;
+    if (variant.shared_bytes() > kAllowedAnyway) kernel.kernel.allow_dynamic_shared(variant.shared_bytes());
+    std::unique_lock lock(mutex_);
+    return *kernels_.emplace(key, &kernel).first->second;
+  }
+
+ private:
+  using Key = std::pair<int, TeamVariant>;
+  std::shared_mutex mutex_;
+  std::map<Key, const jit::LoadedKernel*> kernels_;
+};
+
+TeamKernelTable& team_kernel_table() {
+  static TeamKernelTable* table = new TeamKernelTable;
+  return *table;
+}
+
+trace::KernelLaunch describe(const SelectiveScanProblem& p, const jit::LoadedKernel& kernel,
+                             const driver::LaunchConfig& config, int device) {
   trace::KernelLaunch launch;
   launch.variant = kernel.info.variant;
   launch.shape = "batch=" + std::to_string(p.batch) + " seqlen=" + std::to_string(p.seqlen) +
                  " dim=" + std::to_string(p.dim) + " dstate=" + std::to_string(p.dstate);
   launch.dtype = dtype_name(p.dtype);
   launch.device = device;
-  launch.stream = reinterpret_cast<std::uintptr_t>(stream);
-  launch.grid[0] = static_cast<unsigned>(plan.params.slots);
-  launch.block[0] = kForwardBlockThreads;
-  launch.shared_bytes = static_cast<unsigned>(kernel.info.shared_bytes > 0 ? kernel.info.shared_bytes : 0);
+  launch.stream = reinterpret_cast<std::uintptr_t>(config.stream);
+  launch.grid[0] = config.grid[0];
+  launch.block[0] = config.block[0];
+  launch.shared_bytes =
+      config.dynamic_shared_bytes + static_cast<unsigned>(kernel.info.shared_bytes > 0 ? kernel.info.shared_bytes : 0);
   launch.registers = kernel.info.registers;
   return launch;
 }
 
 // work: what the launch stands for; nothing for the carries, which are our own overhead.
-void launch(const ForwardPlan& plan, const jit::LoadedKernel& kernel, Runtime& rt, const DeviceContext& device,
-            void* stream, Work work) {
+template <class Params>
+void launch(Params params, const jit::LoadedKernel& kernel, const driver::LaunchConfig& config, Runtime& rt,
+            const DeviceContext& device, Work work) {
   const driver::Driver& driver = *device.driver;
-  driver::LaunchConfig config;
-  config.grid[0] = static_cast<unsigned>(plan.params.slots);
-  config.block[0] = kForwardBlockThreads;
-  config.stream = static_cast<driver::CUstream>(stream);
-  SelectiveScanForwardParams params = plan.params;
   void* arguments[] = {&params};
 
   trace::Recorder* recorder = rt.recorder();
@@ -93,7 +125,7 @@ void launch(const ForwardPlan& plan, const jit::LoadedKernel& kernel, Runtime& r
     kernel.kernel.launch(config, arguments);
     return;
   }
-  trace::KernelLaunch record = describe(plan, kernel, device.report.ordinal, stream);
+  trace::KernelLaunch record = describe(params.problem, kernel, config, device.report.ordinal);
   record.bytes = work.bytes;
   record.exps = work.exps;
   record.host_start_us = recorder->now_us();
@@ -112,10 +144,81 @@ void launch(const ForwardPlan& plan, const jit::LoadedKernel& kernel, Runtime& r
   recorder->kernel_launch(record);
 }
 
+ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
+  const std::optional<PlanChoice> tuned = device_tuning(device).find(problem);
+  return plan_forward(problem, device.report, tuned ? &*tuned : nullptr);
+}
+
+// What was tuned stays with the kernel it was tuned for.
+std::optional<TeamPlan> team_plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
+  std::optional<TeamPlan> plan = plan_team(problem, device.report);
+  if (plan && device_tuning(device).find(problem)) plan.reset();
+  return plan;
+}
+
+std::size_t scratch_bytes(const ForwardPlan& plan) {
+  return plan.carry_state_bytes + plan.carry_delta_bytes + plan.partial_sum_bytes;
+}
+
+void set_scratch(ForwardPlan& plan, void* scratch) {
+  auto* memory = static_cast<char*>(scratch);
+  if (plan.carry_state_bytes > 0) {
+    plan.params.carry_state = reinterpret_cast<float*>(memory);
+    plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
+  }
+  plan.params.partial_sum = reinterpret_cast<float*>(memory + plan.carry_state_bytes + plan.carry_delta_bytes);
+}
+
+void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void* stream) {
+  for (int i = 0; i < plan.slices; ++i) {
+    const SlicePlan slice = slice_of(plan, i);
+    const Kernels kernels = kernel_table().get(rt, slice.variant, device);
+    const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, Work work) {
+      driver::LaunchConfig config;
+      config.grid[0] = blocks;
+      config.block[0] = kForwardBlockThreads;
+      config.stream = static_cast<driver::CUstream>(stream);
+      launch(slice.params, kernel, config, rt, device, work);
+    };
+    const auto slots = static_cast<unsigned>(slice.params.slots);
+    if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, Work{});
+    if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), Work{});
+    run_blocks(*kernels.forward, slots, forward_work(slice.params.problem));
+  }
+}
+
+void run(const TeamPlan& plan, Runtime& rt, const DeviceContext& device, void* stream) {
+  const jit::LoadedKernel& kernel = team_kernel_table().get(rt, plan.variant, device);
+  driver::LaunchConfig config;
+  config.grid[0] = plan.blocks;
+  config.block[0] = plan.variant.block_threads();
+  config.dynamic_shared_bytes = static_cast<unsigned>(plan.variant.shared_bytes());
+  config.stream = static_cast<driver::CUstream>(stream);
+  launch(plan.params, kernel, config, rt, device, forward_work(plan.params.problem));
+}
+
+// In several launches. Their scratch memory is one allocation: the states handed on, then what each launch needs for
+// itself, one after another in the same place.
+void run_in_pieces(const SelectiveScanProblem& problem, Runtime& rt, const DeviceContext& device, void* stream,
+                   ScratchAllocator& scratch) {
+  LaunchSplit split = split_launches(problem, device.report);
+  const std::size_t states = (split.state_bytes + 255) / 256 * 256;
+  std::size_t most = 0;
+  for (const LaunchPiece& piece : split.pieces) most = std::max(most, scratch_bytes(plan_for(piece.problem, device)));
+  auto* memory = states + most > 0 ? static_cast<char*>(scratch.allocate(states + most)) : nullptr;
+  hand_on_states(split, memory);
+  for (const LaunchPiece& piece : split.pieces) {
+    ForwardPlan plan = plan_for(piece.problem, device);
+    if (scratch_bytes(plan) > 0) set_scratch(plan, memory + states);
+    run(plan, rt, device, stream);
+  }
+}
+
 }  // namespace
 
 void selective_scan_cpu(const SelectiveScanProblem& problem, int threads) {
   check(problem);
+  check_sequences(problem);
   if (!is_empty(problem)) cpu::selective_scan(problem, threads);
 }
 
@@ -127,15 +230,17 @@ void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal
   Runtime& rt = runtime();
   const DeviceContext& device = rt.device(device_ordinal);
   const driver::ContextGuard guard(*device.driver, device.context);
-  ForwardPlan plan = plan_forward(problem, device.report);
-  const Kernels kernels = kernel_table().get(rt, plan.variant, device);
-  if (plan.variant.cut) {
-    auto* memory = static_cast<char*>(scratch.allocate(plan.carry_state_bytes + plan.carry_delta_bytes));
-    plan.params.carry_state = reinterpret_cast<float*>(memory);
-    plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
-    launch(plan, *kernels.carry, rt, device, stream, Work{});
+  if (needs_split(problem, device.report)) {
+    run_in_pieces(problem, rt, device, stream, scratch);
+    return;
   }
-  launch(plan, *kernels.forward, rt, device, stream, forward_work(problem));
+  if (const std::optional<TeamPlan> team = team_plan_for(problem, device)) {
+    run(*team, rt, device, stream);
+    return;
+  }
+  ForwardPlan plan = plan_for(problem, device);
+  if (const std::size_t bytes = scratch_bytes(plan); bytes > 0) set_scratch(plan, scratch.allocate(bytes));
+  run(plan, rt, device, stream);
 }
 
 }  // namespace mamba_scan::ops

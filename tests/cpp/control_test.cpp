@@ -15,6 +15,7 @@
 #include "ops/runtime.h"
 #include "platform/error.h"
 #include "selective_scan/forward_params.h"
+#include "selective_scan/team_params.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -25,6 +26,9 @@ using tests::FakeCuda;
 void run_on_cpu(const char* entry, void** arguments) {
   if (std::string(entry) == "selective_scan_forward") {
     cpu::selective_scan(static_cast<const SelectiveScanForwardParams*>(arguments[0])->problem, 1);
+  }
+  if (std::string(entry) == "selective_scan_team") {
+    cpu::selective_scan(static_cast<const SelectiveScanTeamParams*>(arguments[0])->problem, 1);
   }
 }
 

@@ -5,7 +5,9 @@
 
 #include <random>
 #include <string>
+#include <vector>
 
+#include "ops/cost_model.h"
 #include "ops/selective_scan.h"
 #include "platform/error.h"
 
@@ -47,18 +49,62 @@ SelectiveScanProblem with_everything(SelectiveScanProblem p) {
   p.z = p.u;
   p.D = p.delta_bias = memory;
   p.delta_softplus = true;
-  p.initial_state = p.final_state = {memory, p.dim * p.dstate, p.dstate, 1};
+  p.initial_state = {memory, p.dim * p.dstate, p.dstate, 1};
+  p.final_state = {memory + 4, p.dim * p.dstate, p.dstate, 1};
+  return p;
+}
+
+// (re, im) side by side.
+SelectiveScanProblem with_complex_states(SelectiveScanProblem p) {
+  p.is_complex = true;
+  p.A_dim_stride *= 2, p.A_state_stride *= 2, p.A_imag_stride = 1;
+  for (ProjectionTensor* tensor : {&p.B, &p.C}) {
+    tensor->batch_stride *= 2, tensor->seq_stride *= 2, tensor->state_stride *= 2;
+    tensor->imag_stride = 1;
+  }
+  for (StateTensor* tensor : {&p.initial_state, &p.final_state}) {
+    tensor->batch_stride *= 2, tensor->dim_stride *= 2, tensor->state_stride *= 2;
+    tensor->imag_stride = 1;
+  }
   return p;
 }
 
 Index rows_of(const ForwardPlan& plan) { return plan.params.tiles / plan.params.tiles_per_row; }
 
+// The slices hold every state once, all dealt out to warps alike, and only the last one makes outputs.
+void expect_consistent_slices(const SelectiveScanProblem& p, const ForwardPlan& plan) {
+  Index next = 0;
+  for (int i = 0; i < plan.slices; ++i) {
+    const SlicePlan slice = slice_of(plan, i);
+    const ForwardVariant& v = slice.variant;
+    const bool last = i + 1 == plan.slices;
+    EXPECT_EQ(v.slice, plan.slices == 1 ? StateSlice::kAll : last ? StateSlice::kLast : StateSlice::kPartial);
+    EXPECT_EQ(slice.params.first_slice, plan.slices > 1 && i == 0);
+    EXPECT_EQ(v.dstate, slice.params.problem.dstate);
+    EXPECT_GE(v.lanes * v.states, v.dstate);
+    EXPECT_LT(v.lanes * (v.states - 1), v.dstate) << "a state register that no lane needs";
+    EXPECT_LE(v.shared_bytes(), std::size_t{48} << 10);
+    EXPECT_EQ(v.lanes, plan.variant.lanes);
+    EXPECT_EQ(v.channels, plan.variant.channels);
+    EXPECT_LE(v.states, plan.variant.states) << "the carries' scratch memory is too small";
+    EXPECT_EQ(v.has_d, last && p.D != nullptr);
+    EXPECT_EQ(v.has_z, last && p.z.data != nullptr);
+    EXPECT_EQ(slice.params.problem.A - p.A, next * p.A_state_stride);
+    const auto* B = static_cast<const char*>(plan.params.problem.B.data);
+    EXPECT_EQ(static_cast<const char*>(slice.params.problem.B.data) - B,
+              next * p.B.state_stride * (p.dtype == DType::kFloat32 ? 4 : 2));
+    next += v.dstate;
+  }
+  EXPECT_EQ(next, p.dstate);
+  const Index elements = Index{plan.params.tiles} * plan.variant.tile * plan.variant.warp_channels();
+  EXPECT_EQ(plan.partial_sum_bytes, plan.slices > 1 ? static_cast<std::size_t>(elements) * 4 : 0);
+}
+
 void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan) {
   const ForwardVariant& v = plan.variant;
   const auto& params = plan.params;
   EXPECT_EQ(32 % v.lanes, 0);
-  EXPECT_GE(v.lanes * v.states, p.dstate);
-  EXPECT_LT(v.lanes * (v.states - 1), p.dstate) << "a state register that no lane needs";
+  expect_consistent_slices(p, plan);
   EXPECT_EQ(v.tile % v.unroll, 0);
   EXPECT_LE(v.shared_bytes(), std::size_t{48} << 10);
   EXPECT_EQ(params.channels_per_group, p.dim / p.ngroups);
@@ -78,10 +124,13 @@ TEST(Plan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
   for (int sm_count : {8, 16, 36, 82, 128, 132}) {
     for (int i = 0; i < 200; ++i) {
       const Index groups = pick(1, 3);
-      SelectiveScanProblem p = problem_of(pick(1, 9), pick(1, 5000), groups * pick(1, 700), pick(1, 256),
-                                          static_cast<DType>(pick(0, 2)), pick(0, 1) == 1);
+      SelectiveScanProblem p =
+          problem_of(pick(1, 9), pick(1, 5000), groups * pick(1, 700), pick(0, 3) ? pick(1, 256) : pick(257, 1500),
+                     static_cast<DType>(pick(0, 2)), pick(0, 1) == 1);
       p.ngroups = groups;
       if (pick(0, 1)) p = with_everything(p);
+      p.reverse = pick(0, 1) == 1;
+      if (pick(0, 3) == 0) p = with_complex_states(p);
       SCOPED_TRACE(std::to_string(sm_count) + " SMs: " + std::to_string(p.batch) + " x " + std::to_string(p.seqlen) +
                    " x " + std::to_string(p.dim) + " x " + std::to_string(p.dstate));
       expect_consistent(p, plan_forward(p, device_with(sm_count, pick(0, 1) ? 90 : 86)));
@@ -99,9 +148,70 @@ TEST(Plan, FillsEveryDeviceWithOneLongSequence) {
 TEST(Plan, RunsManySequencesWhole) {
   const ForwardPlan plan = plan_forward(problem_of(64, 2048, 1536), device_with(132));
   EXPECT_FALSE(plan.variant.cut);
-  EXPECT_EQ(plan.variant.lanes, 2);
-  EXPECT_EQ(plan.variant.states, 8);
-  EXPECT_EQ(plan.variant.channels, 4);
+  EXPECT_EQ(plan.variant.lanes, 1);
+  EXPECT_EQ(plan.variant.states, 16);
+  EXPECT_EQ(plan.variant.channels, 2);
+}
+
+// What was measured to be fastest on an H200.
+TEST(Plan, CutsOneSequenceIntoTwoWarpsPerScheduler) {
+  const ForwardPlan plan = plan_forward(problem_of(1, 16384, 2048), device_with(132));
+  EXPECT_TRUE(plan.variant.cut);
+  EXPECT_EQ(plan.variant.lanes, 1);
+  EXPECT_EQ(plan.variant.channels, 1);
+  EXPECT_EQ(plan.params.slots, 132 * 8);
+}
+
+TEST(Plan, FillsAllSchedulersAlikeWhenItCuts) {
+  for (int sm_count : {8, 16, 36, 82, 128, 132})
+    for (Index seqlen : {16384, 131072})
+      for (Index dim : {768, 2048}) {
+        const ForwardPlan plan = plan_forward(problem_of(1, seqlen, dim), device_with(sm_count));
+        ASSERT_TRUE(plan.variant.cut);
+        EXPECT_EQ(plan.params.slots % (4 * sm_count), 0) << sm_count << " SMs, " << seqlen << " x " << dim;
+      }
+}
+
+TEST(Plan, LetsCarriesRunInAsManyWarpsAsTheScan) {
+  for (int capability : {75, 86, 90})
+    for (DType dtype : {DType::kFloat32, DType::kFloat16})
+      for (bool seq_last : {false, true}) {
+        const auto device = device_with(82, capability);
+        const ForwardPlan plan =
+            plan_forward(with_everything(problem_of(1, 131072, 2048, 16, dtype, seq_last)), device);
+        ASSERT_TRUE(plan.variant.cut);
+        EXPECT_GE(plan.variant.carry_stages, 2);
+        EXPECT_LE(plan.variant.carry_stages, 6);
+        EXPECT_NE(plan.variant.carry().name().find("MS_STAGES=" + std::to_string(plan.variant.carry_stages)),
+                  std::string::npos);
+      }
+  EXPECT_EQ(plan_forward(problem_of(1, 16384, 2048), device_with(132)).variant.carry_stages, 6);
+}
+
+TEST(CostModel, IsWithinATenthOfTheMeasuredClocksPerStep) {
+  struct Measured {
+    std::int16_t lanes, states, channels;
+    std::vector<double> clocks;  // of one warp per scheduler, of two, ...
+  };
+  for (const Measured& measured : std::vector<Measured>{{1, 16, 1, {235, 330, 475, 625}},
+                                                        {1, 16, 2, {420, 610, 895}},
+                                                        {2, 8, 1, {144, 197, 307}},
+                                                        {1, 8, 1, {132}},
+                                                        {1, 4, 1, {90}}}) {
+    ForwardVariant v;
+    v.lanes = measured.lanes, v.states = measured.states, v.channels = measured.channels;
+    for (std::size_t i = 0; i < measured.clocks.size(); ++i)
+      EXPECT_NEAR(clocks_per_step(v, static_cast<int>(i) + 1) / measured.clocks[i], 1, 0.105)
+          << v.states << " states, " << v.channels << " channels, " << i + 1 << " warps";
+  }
+}
+
+TEST(CostModel, CarriesGetCheaperAsStatesAreForgotten) {
+  ForwardVariant v;
+  v.lanes = 1, v.states = 16, v.channels = 1;
+  EXPECT_NEAR(carry_clocks_per_step(v, 2, 993) / 2, 84, 8);               // measured
+  EXPECT_LE(carry_clocks_per_step(v, 2, 64) / 2, clocks_per_step(v, 1));  // none forgotten
+  EXPECT_LT(carry_clocks_per_step(v, 2, 8192), carry_clocks_per_step(v, 2, 993) / 4);
 }
 
 TEST(Plan, GivesEverySlotTwoTilesAtLeast) {
@@ -126,6 +236,64 @@ TEST(Plan, SharedMemoryStaysBelow48KiBForEveryStateCount) {
         const auto p = with_everything(problem_of(8, 4096, 2048, dstate, dtype, seq_last));
         EXPECT_LE(plan_forward(p, device_with(64, 86)).variant.shared_bytes(), std::size_t{48} << 10) << dstate;
       }
+}
+
+TEST(Plan, ScansMoreThan64StatesInSlices) {
+  const auto sizes = [](Index dstate) {
+    const ForwardPlan plan = plan_forward(problem_of(2, 100, 64, dstate), device_with(132));
+    std::vector<int> out;
+    for (int i = 0; i < plan.slices; ++i) out.push_back(slice_of(plan, i).variant.dstate);
+    return out;
+  };
+  EXPECT_EQ(sizes(64), std::vector<int>{64});
+  EXPECT_EQ(sizes(65), (std::vector<int>{40, 25}));
+  EXPECT_EQ(sizes(256), std::vector<int>(4, 64));
+  EXPECT_EQ(sizes(257), (std::vector<int>{56, 56, 56, 56, 33}));
+  EXPECT_EQ(sizes(300), (std::vector<int>{64, 64, 64, 64, 44}));
+  EXPECT_EQ(sizes(512), std::vector<int>(8, 64));
+  EXPECT_EQ(sizes(100000).size(), 1563u);
+}
+
+TEST(Plan, SlicesReadBAndCInVectorsWhereTheWholeCould) {
+  const auto p = problem_of(2, 100, 64, 512);
+  const ForwardPlan plan = plan_forward(p, device_with(132));
+  for (int i = 0; i < plan.slices; ++i) EXPECT_EQ(slice_of(plan, i).variant.b_order, ProjectionOrder::kStates) << i;
+}
+
+TEST(Plan, ScansComplexStatesWhole) {
+  for (int sm_count : {8, 16, 36, 82, 128, 132}) {
+    const ForwardPlan plan = plan_forward(with_complex_states(problem_of(1, 131072, 64)), device_with(sm_count));
+    EXPECT_TRUE(plan.variant.is_complex);
+    EXPECT_FALSE(plan.variant.cut) << sm_count;
+    EXPECT_LE(plan.variant.states * plan.variant.channels, 8) << "more do not fit the registers";
+  }
+  EXPECT_EQ(plan_forward(with_complex_states(problem_of(2, 100, 64, 64)), device_with(132)).slices, 1);
+  EXPECT_EQ(plan_forward(with_complex_states(problem_of(2, 100, 64, 65)), device_with(132)).slices, 2);
+}
+
+TEST(Plan, ReadsComplexBAndCInVectorsWherePairsAreSideBySide) {
+  auto p = with_complex_states(problem_of(2, 64, 64));
+  const auto order = [&] { return plan_forward(p, device_with(132)).variant.b_order; };
+  EXPECT_EQ(order(), ProjectionOrder::kStates);
+  p.B.imag_stride = 16, p.B.state_stride = 1;  // all real parts first
+  EXPECT_EQ(order(), ProjectionOrder::kStrided);
+  p = with_complex_states(problem_of(2, 64, 64, 16, DType::kFloat16, true));  // pairs of steps are adjacent
+  EXPECT_EQ(order(), ProjectionOrder::kStrided);
+}
+
+// Another part of the sequence may be read after the last one has been written.
+TEST(Plan, DoesNotCutASequenceWhoseFinalStateReplacesTheInitialOne) {
+  auto p = problem_of(1, 131072, 64);
+  static float states[1];
+  p.initial_state = p.final_state = {states, 64 * 16, 16, 1};
+  EXPECT_FALSE(plan_forward(p, device_with(132)).variant.cut);
+  p.final_state.data = memory;
+  EXPECT_TRUE(plan_forward(p, device_with(132)).variant.cut);
+}
+
+TEST(Plan, CountsBeyondThe65535BlocksOfAGridsOtherAxes) {
+  for (const auto& p : {problem_of(70001, 3, 5), problem_of(1, 3, 70001), problem_of(66000, 2, 66000)})
+    expect_consistent(p, plan_forward(p, device_with(132)));
 }
 
 TEST(Plan, ReadsTheLayoutFromTheStrides) {
@@ -164,6 +332,113 @@ TEST(Plan, AccessesByElementWhatCannotBeVectored) {
   SelectiveScanProblem groups = problem_of(8, 2048, 3 * 36);
   groups.ngroups = 3;  // groups begin 36 elements apart: not a multiple of 8
   EXPECT_FALSE(plan_forward(groups, device).variant.u_vectored);
+}
+
+TEST(Plan, ReversesByStridesFromTheLastStepOn) {
+  const auto device = device_with(132);
+  const auto offset = [](const void* from) { return static_cast<const char*>(from) - reinterpret_cast<char*>(memory); };
+  for (const bool seq_last : {false, true}) {
+    SelectiveScanProblem p = problem_of(2, 64, 48, 16, DType::kFloat16, seq_last);
+    const ForwardPlan forward = plan_forward(p, device);
+    p.reverse = true;
+    const ForwardPlan reverse = plan_forward(p, device);
+    EXPECT_EQ(offset(reverse.params.problem.u.data), 63 * (seq_last ? 1 : 48) * 2);
+    EXPECT_EQ(offset(reverse.params.problem.B.data), 63 * (seq_last ? 1 : 16) * 2);
+    EXPECT_EQ(reverse.params.problem.y.seq_stride, seq_last ? -1 : -48);
+    // As fast: what is accessed in vectors, and everything else, is as for a forward scan.
+    ForwardVariant same = forward.variant;
+    same.reverse = seq_last;
+    EXPECT_TRUE(same.u_vectored && same.y_vectored);
+    EXPECT_TRUE(same == reverse.variant) << reverse.variant.forward().name();
+  }
+}
+
+TEST(Plan, FindsTheAlignmentOfReversedSteps) {
+  const auto device = device_with(132);
+  SelectiveScanProblem p = problem_of(1, 64, 48, 16, DType::kFloat16, true);
+  p.reverse = true;
+  p.seqlen = 61;  // of rows that stay 64 apart: the last step, where tiles begin, ends no vector
+  EXPECT_FALSE(plan_forward(p, device).variant.u_vectored);
+  p.u.data = p.y.data = reinterpret_cast<char*>(memory) + 6;
+  EXPECT_TRUE(plan_forward(p, device).variant.u_vectored);
+  EXPECT_TRUE(plan_forward(p, device).variant.y_vectored);
+  EXPECT_FALSE(plan_forward(p, device).variant.delta_vectored);
+  p.B = {memory, 0, 0, 0, 1, true};
+  EXPECT_EQ(plan_forward(p, device).params.problem.B.data, memory) << "what is constant has no last step";
+}
+
+// Without how tensors are read and written, which does not change what is added up in which order.
+ForwardVariant arithmetic_of(ForwardVariant v) {
+  v.u_vectored = v.delta_vectored = v.z_vectored = v.y_vectored = v.cut = false;
+  v.b_order = v.c_order = ProjectionOrder::kStates;
+  return v;
+}
+
+TEST(Plan, CutsInvariantScansAtTheSameStepsWhateverTheirLength) {
+  std::mt19937 random(20261123);
+  const auto pick = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
+  int cut = 0, whole = 0;
+  for (int i = 0; i < 300; ++i) {
+    const auto device = device_with(static_cast<int>(pick(1, 140)), pick(0, 1) ? 90 : 86);
+    const bool seq_last = pick(0, 1) == 1;
+    const Index batch = pick(1, 9), dim = pick(1, 3000), dstate = pick(1, 300);
+    const auto plan_of = [&](Index seqlen) {
+      SelectiveScanProblem p = problem_of(batch, seqlen, dim, dstate, DType::kFloat16, seq_last);
+      p.chunk_invariant = true;
+      return plan_forward(p, device);
+    };
+    const ForwardPlan longest = plan_of(1 << 15);
+    const Index segment = Index{longest.params.segment_tiles} * longest.variant.tile;
+    SCOPED_TRACE(std::to_string(batch) + " x " + std::to_string(dim) + " x " + std::to_string(dstate));
+    (longest.variant.cut ? cut : whole) += 1;
+    if (longest.variant.cut) EXPECT_EQ(kInvariantSteps % segment, 0);
+    for (const Index seqlen : {Index{1}, Index{2}, pick(1, 255), Index{255}, Index{2048}, pick(2049, 1 << 15)}) {
+      const ForwardPlan plan = plan_of(seqlen);
+      const Index rows = rows_of(plan);
+      EXPECT_EQ(rows, rows_of(longest));
+      EXPECT_EQ(plan.params.slots, rows * plan.params.slots_per_row);
+      EXPECT_TRUE(arithmetic_of(plan.variant) == arithmetic_of(longest.variant)) << "at " << seqlen << " steps";
+      if (!longest.variant.cut) {
+        EXPECT_FALSE(plan.variant.cut);
+        EXPECT_EQ(plan.params.slots_per_row, 1);
+        continue;
+      }
+      EXPECT_EQ(plan.variant.cut, seqlen >= segment);
+      EXPECT_EQ(Index{plan.params.segment_tiles} * plan.variant.tile, segment);
+      EXPECT_EQ(plan.params.slots_per_row, (seqlen + segment - 1) / segment);
+      EXPECT_EQ(plan.carry_state_bytes != 0, plan.variant.cut);
+    }
+  }
+  EXPECT_GT(cut, 50);
+  EXPECT_GT(whole, 5);
+}
+
+TEST(Plan, RunsTheSameKernelsWithAndWithoutStatesWhenInvariant) {
+  const auto device = device_with(132);
+  SelectiveScanProblem p = problem_of(1, 8192, 2048);
+  p.chunk_invariant = true;
+  SelectiveScanProblem with_states = p;
+  with_states.initial_state = with_states.final_state = {memory, 0, 16, 1};
+  EXPECT_TRUE(plan_forward(p, device).variant == plan_forward(with_states, device).variant);
+  const SlicePlan slice = slice_of(plan_forward(p, device), 0);
+  ASSERT_TRUE(slice.variant.cut);
+  // A lane for every state of every channel, padding included.
+  EXPECT_EQ(Index{compose_blocks(slice)} * kForwardBlockThreads, 2048 * slice.variant.lanes * slice.variant.states);
+}
+
+TEST(Plan, CutsPackedRowsInTimeUnlessTheyMustBeInvariant) {
+  const auto device = device_with(132);
+  static const int boundaries[] = {0, 10, 131072};
+  SelectiveScanProblem p = problem_of(1, 131072, 64);
+  p.cu_seqlens = boundaries;
+  p.sequences = 2;
+  const ForwardPlan packed = plan_forward(p, device);
+  EXPECT_TRUE(packed.variant.packed && packed.variant.cut);
+  expect_consistent(p, packed);
+  p.chunk_invariant = true;
+  const ForwardPlan invariant = plan_forward(p, device);
+  EXPECT_FALSE(invariant.variant.cut);
+  EXPECT_EQ(invariant.params.slots, rows_of(invariant));
 }
 
 TEST(Plan, ReadsTheOrderOfBAndC) {
@@ -212,7 +487,6 @@ TEST(Plan, NamesWhatItCannotServe) {
   const auto refusal = [](const SelectiveScanProblem& p) {
     return message_of([&] { plan_forward(p, device_with(132)); });
   };
-  EXPECT_NE(refusal(problem_of(1, 8, 8, 257)).find("dstate: got 257"), std::string::npos);
   EXPECT_NE(refusal(problem_of(Index{1} << 40, 1, 8)).find("batch * dim"), std::string::npos);
 }
 

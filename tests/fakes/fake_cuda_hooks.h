@@ -3,8 +3,8 @@
 // Settings are text, "key=value" joined by ';'. They come from the environment variable MAMBA_SCAN_FAKE_CUDA when the
 // library is first used, or from fake_cuda_reset():
 //   version=12080              what cuDriverGetVersion says
-//   devices=90:132:NVIDIA H200 capability:SMs:name[:flag[:flag]], joined by ','; flags: integrated, watchdog;
-//                              empty: no device, cuInit fails
+//   devices=90:132:NVIDIA H200 capability:SMs:name[:flag[:flag]], joined by ','; flags: integrated, watchdog,
+//                              kHz1000000 (the clock); empty: no device, cuInit fails
 //   memory=1073741824          bytes per device; allocations beyond it fail
 //   no_get_proc_address=1      cuGetProcAddress answers "not supported" to everything
 //   hidden=cuEventQuery        names, joined by ',', that cuGetProcAddress does not find

@@ -151,7 +151,7 @@ FAKE_ENTRY cuDeviceGetAttribute(int* value, DeviceAttribute attribute, CUdevice 
       *value = 50 << 20;
       break;
     case DeviceAttribute::kClockRate:
-      *value = 1980000;
+      *value = device.clock_khz;
       break;
     case DeviceAttribute::kMemoryClockRate:
       *value = 3201000;

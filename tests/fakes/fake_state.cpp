@@ -22,6 +22,7 @@ Device parse_device(const std::string& text) {
   for (std::size_t i = 3; i < parts.size(); ++i) {
     if (parts[i] == "integrated") device.integrated = true;
     if (parts[i] == "watchdog") device.watchdog = true;
+    if (parts[i].rfind("kHz", 0) == 0) device.clock_khz = std::atoi(parts[i].c_str() + 3);
   }
   return device;
 }

@@ -30,6 +30,7 @@ struct Device {
   std::string name = "Fake GPU";
   bool integrated = false;
   bool watchdog = false;
+  int clock_khz = 1980000;
   std::size_t used = 0;
   int retained = 0;  // of the primary context
 };

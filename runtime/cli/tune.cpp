@@ -1,0 +1,31 @@
+// mamba-scan tune
+#include <iomanip>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+
+namespace mamba_scan::cli {
+
+int tune(const ops::TuneOptions& options, bool json) {
+  const auto report = nlohmann::ordered_json::parse(ops::tune_json(options));
+  if (json) {
+    std::cout << report.dump(2) << "\n";
+    return kDone;
+  }
+  std::cout << report.at("device").get<std::string>() << ": " << report.at("problem").get<std::string>() << "\n"
+            << std::fixed << std::setprecision(1);
+  int index = 0;
+  for (const auto& candidate : report.at("candidates")) {
+    std::cout << (index++ == report.at("chosen").get<int>() ? "* " : "  ") << std::setw(2) << candidate.at("lanes")
+              << " lanes, " << candidate.at("channels") << " channels, "
+              << (candidate.at("cut").get<bool>() ? "cut in time" : "whole      ") << std::setw(12)
+              << candidate.at("us").get<double>() << " us, expected " << candidate.at("expected_us").get<double>()
+              << " us\n";
+  }
+  std::cout << (report.at("kept").get<bool>() ? "kept for scans like this\n" : "nothing faster than the usual plan\n");
+  return kDone;
+}
+
+}  // namespace mamba_scan::cli

@@ -1,0 +1,57 @@
+#include "ops/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace mamba_scan::ops {
+namespace {
+
+Index ceil_div(Index value, Index divisor) { return (value + divisor - 1) / divisor; }
+
+// 1/1 + 1/2 + ... + 1/n
+double harmonic(double n) { return n < 1 ? 0 : std::log(n) + 0.5772 + 1 / (2 * n); }
+
+// How many of the states count on average over the last `steps` steps. At Mamba's own initialisation (delta about
+// 0.0215, A = -1 .. -N) state n has decayed below 2^-32 after 22 / (0.0215 n) steps.
+double states_alive(double dstate, double steps) {
+  const double remembered = 1030 / steps;  // share of the steps that state 1 counts for; state n, an n-th of it
+  const double always = std::min(std::floor(remembered), dstate);
+  return always + remembered * (harmonic(dstate) - harmonic(always));
+}
+
+}  // namespace
+
+// The exponential unit takes 8 clocks per state of a lane and reaches 87 % of that; issue slots bind when a lane has
+// few states, sums over lanes taking some of them; what a step waits for is hidden by other warps only.
+double clocks_per_step(const ForwardVariant& v, int warps) {
+  if (warps == 0) return 0;
+  const double states = static_cast<double>(v.channels) * v.states;
+  if (v.is_complex) return 100.0 / warps + warps * (38 * states + 55);  // counted, not fitted: complex_lane.cuh
+  return (40 + 3 * states) / warps + warps * std::max(9.2 * states, 5.6 * states + (v.lanes > 1 ? 40 : 20));
+}
+
+// Measured with two warps of 1 x 16 x 1: 84 clocks per warp with 3.5 states alive, 45 with one. With all of them no
+// slower than the forward pass, which does more.
+double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
+  const double alive = states_alive(v.dstate, steps) / v.lanes;
+  const double running = std::min(1.0, 1030 / steps);  // until the last state is forgotten
+  return warps * std::min(v.channels * (30 * running + 15.6 * alive), clocks_per_step(v, 1));
+}
+
+double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index schedulers) {
+  const Index per_scheduler = ceil_div(rows, schedulers);
+  const double waves = static_cast<double>(per_scheduler / resident);
+  const double per_step =
+      waves * clocks_per_step(v, resident) + clocks_per_step(v, static_cast<int>(per_scheduler % resident));
+  return per_step * static_cast<double>(seqlen);
+}
+
+double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
+  constexpr double kSecondLaunch = 8000;  // about 4 us: its start, its cold instructions
+  constexpr double kPiece = 3000;         // of a warp, in both kernels: rates, pointers, first copies, reading carries
+  const double tiles = static_cast<double>(rows) * static_cast<double>(ceil_div(seqlen, v.tile));
+  const double steps = std::ceil(tiles / static_cast<double>(slots)) * v.tile;
+  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kSecondLaunch + warps * kPiece;
+}
+
+}  // namespace mamba_scan::ops

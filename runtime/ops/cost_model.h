@@ -1,0 +1,27 @@
+// How long a forward scan takes by a model of the kernels, fitted to measurements on an H200: what plan.cpp chooses by.
+// In clocks of one scheduler, a quarter of a multiprocessor, which is what other GPUs share with it.
+#pragma once
+
+#include "ops/plan.h"
+#include "platform/export.h"
+
+namespace mamba_scan::ops {
+
+// One step of all of a scheduler's `warps`. At 16 states within 10 % of what was measured:
+//
+//   lanes x states x channels     1 warp   2 warps   3 warps   4 warps   5 warps
+//   1 x 16 x 1                     235       330       475       625
+//   1 x 16 x 2                     420       610       895
+//   2 x 8 x 1                      180       245       290       370       430
+MAMBA_SCAN_API double clocks_per_step(const ForwardVariant& variant, int warps);
+
+// One step of the carry pass of `warps` warps, averaged over a piece of `steps` steps.
+MAMBA_SCAN_API double carry_clocks_per_step(const ForwardVariant& variant, int warps, double steps);
+
+// The whole scan: `rows` rows run whole on `schedulers`, at most `resident` warps of each at a time.
+double clocks_uncut(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index schedulers);
+
+// The same cut into `slots` equal shares that run all at once, `warps` of a scheduler.
+double clocks_cut(const ForwardVariant& variant, Index rows, Index slots, int warps, Index seqlen);
+
+}  // namespace mamba_scan::ops

@@ -1,0 +1,31 @@
+// How a problem's tensors lie in memory, as far as a choice of kernel depends on it. Defined in plan.cpp.
+#pragma once
+
+#include <cstdint>
+
+#include "selective_scan/problem.h"
+
+namespace mamba_scan::ops {
+
+// How B or C lies in memory: MS_B_ORDER and MS_C_ORDER.
+enum class ProjectionOrder : std::int8_t { kStates = 0, kSteps = 1, kStrided = 2, kConstant = 3 };
+
+int element_size(DType dtype);
+
+// The problem as the kernels see it: step 0 is the first one scanned. The functions below are for problems in that
+// order.
+SelectiveScanProblem in_scan_order(SelectiveScanProblem problem);
+
+// Adjacent along the sequence rather than along the channels?
+bool is_seq_contiguous(const SelectiveScanProblem& problem);
+
+// Elements of the widest asynchronous copy that rows of `columns` elements divide into; 0: not even 4 bytes.
+int copy_width(int columns, DType dtype);
+
+// Can `width` elements along the contiguous axis always be accessed at once?
+bool is_vectored(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int width);
+
+// By the widest copies that rows of all states, or of `tile` steps, divide into.
+ProjectionOrder order_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile);
+
+}  // namespace mamba_scan::ops

@@ -1,0 +1,278 @@
+#include "ops/tune.h"
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "driver/context.h"
+#include "driver/event.h"
+#include "driver/memory.h"
+#include "driver/stream.h"
+#include "ops/runtime.h"
+#include "ops/selective_scan.h"
+#include "ops/team_plan.h"
+#include "ops/tuning.h"
+#include "platform/error.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kWorthIt = 0.98;  // of the time of the model's choice
+constexpr int kRounds = 7;
+
+DType dtype_named(const std::string& name) {
+  if (name == "float32") return DType::kFloat32;
+  if (name == "float16") return DType::kFloat16;
+  if (name == "bfloat16") return DType::kBFloat16;
+  throw ArgumentError("dtype: got \"" + name + "\", needed float32, float16 or bfloat16");
+}
+
+// Rounded towards zero, which is good enough for made-up numbers from 2^-14 to 2^15.
+void store(float value, DType dtype, unsigned char* to) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if (dtype == DType::kFloat32) {
+    std::memcpy(to, &bits, 4);
+    return;
+  }
+  std::uint16_t half = static_cast<std::uint16_t>(bits >> 16);
+  if (dtype == DType::kFloat16) {
+    const int exponent = static_cast<int>(bits >> 23 & 255) - 127 + 15;
+    const std::uint32_t sign = bits >> 16 & 0x8000;
+    half = static_cast<std::uint16_t>(
+        exponent <= 0 ? sign : sign | static_cast<std::uint32_t>(exponent) << 10 | (bits >> 13 & 1023));
+  }
+  std::memcpy(to, &half, 2);
+}
+
+class Scratch : public ScratchAllocator {
+ public:
+  explicit Scratch(const driver::Driver& driver) : driver_(driver) {}
+  void* allocate(std::size_t bytes) override {
+    if (bytes > buffer_.size()) buffer_ = driver::DeviceBuffer(driver_, bytes);
+    return buffer_.pointer();
+  }
+
+ private:
+  const driver::Driver& driver_;
+  driver::DeviceBuffer buffer_;
+};
+
+// A scan of the wanted shape with inputs as a trained model has them, in memory of the device.
+class MadeUpScan {
+ public:
+  MadeUpScan(const TuneOptions& options, const driver::Driver& driver, driver::CUstream stream)
+      : driver_(driver), stream_(stream) {
+    if (options.layout != "bld" && options.layout != "bdl")
+      throw ArgumentError("layout: got \"" + options.layout + "\", needed bld or bdl");
+    SelectiveScanProblem& p = problem;
+    p.batch = options.batch;
+    p.seqlen = options.seqlen;
+    p.dim = options.dim;
+    p.dstate = options.dstate;
+    p.ngroups = options.ngroups;
+    p.dtype = dtype_named(options.dtype);
+    for (const Index size : {p.batch, p.seqlen, p.dim, p.dstate, p.ngroups})
+      if (size < 1) throw ArgumentError("shape: got " + std::to_string(size) + ", needed sizes of at least 1");
+    seq_last_ = options.layout == "bdl";
+    p.delta_softplus = options.full;
+    const auto state = [](float part) { return 2 * part - 1; };
+    p.u = sequence(state);
+    p.delta = sequence([&](float part) {  // log-uniform from 0.001 to 0.1, after softplus
+      const float delta = std::exp(std::log(1e-3f) + part * std::log(100.0f));
+      return options.full ? std::log(std::expm1(delta)) : delta;
+    });
+    p.y = sequence(nullptr);
+    if (options.full) p.z = sequence(state);
+    p.B = projection(state);
+    p.C = projection(state);
+    p.A = static_cast<const float*>(filled(p.dim * p.dstate, DType::kFloat32, [&, n = Index{0}](float) mutable {
+      return -static_cast<float>(n++ % p.dstate + 1);
+    }));
+    p.A_dim_stride = p.dstate;
+    p.A_state_stride = 1;
+    if (options.full) {
+      p.D = static_cast<const float*>(filled(p.dim, DType::kFloat32, [](float) { return 1.0f; }));
+      p.delta_bias = static_cast<const float*>(filled(p.dim, DType::kFloat32, [](float) { return 0.0f; }));
+    }
+  }
+
+  SelectiveScanProblem problem{};
+
+ private:
+  // `value` makes elements of numbers from 0 to 1; null: memory for a result. The same million of them again and again.
+  template <class Value>
+  void* filled(Index count, DType dtype, Value value) {
+    const std::size_t size = dtype == DType::kFloat32 ? 4 : 2;
+    buffers_.emplace_back(driver_, static_cast<std::size_t>(count) * size);
+    if constexpr (!std::is_same_v<Value, std::nullptr_t>) {
+      const Index distinct = dtype == DType::kFloat32 ? count : std::min<Index>(count, Index{1} << 20);
+      std::vector<unsigned char> host(static_cast<std::size_t>(distinct) * size);
+      std::uniform_real_distribution<float> part(0, 1);
+      for (Index i = 0; i < distinct; ++i)
+        store(value(part(random_)), dtype, &host[static_cast<std::size_t>(i) * size]);
+      for (Index done = 0; done < count; done += distinct) {
+        const auto bytes = static_cast<std::size_t>(std::min(distinct, count - done)) * size;
+        driver_.check(driver_.api().cuMemcpyHtoDAsync(buffers_.back().address() + static_cast<std::size_t>(done) * size,
+                                                      host.data(), bytes, stream_),
+                      "Copying to the GPU");
+      }
+      driver_.check(driver_.api().cuStreamSynchronize(stream_), "Copying to the GPU");
+    }
+    return buffers_.back().pointer();
+  }
+
+  template <class Value>
+  SequenceTensor sequence(Value value) {
+    const Index l = problem.seqlen, d = problem.dim;
+    return {filled(problem.batch * l * d, problem.dtype, value), l * d, seq_last_ ? 1 : d, seq_last_ ? l : 1};
+  }
+
+  template <class Value>
+  ProjectionTensor projection(Value value) {
+    const Index l = problem.seqlen, n = problem.dstate, g = problem.ngroups;
+    void* data = filled(problem.batch * l * g * n, problem.dtype, value);
+    return seq_last_ ? ProjectionTensor{data, l * g * n, 1, n * l, l, false}
+                     : ProjectionTensor{data, l * g * n, g * n, n, 1, false};
+  }
+
+  const driver::Driver& driver_;
+  driver::CUstream stream_;
+  bool seq_last_ = false;
+  std::mt19937 random_{20261123};
+  std::vector<driver::DeviceBuffer> buffers_;
+};
+
+// Mean over as many calls in a row as were measured to take long enough.
+class Stopwatch {
+ public:
+  Stopwatch(const SelectiveScanProblem& problem, const DeviceContext& device, driver::CUstream stream)
+      : problem_(problem), device_(device), stream_(stream), scratch_(*device.driver) {}
+
+  double us(int calls) {
+    const driver::Driver& driver = *device_.driver;
+    const driver::Event start(driver, driver::Event::Kind::kTiming), end(driver, driver::Event::Kind::kTiming);
+    start.record(stream_);
+    for (int i = 0; i < calls; ++i) selective_scan_cuda(problem_, device_.report.ordinal, stream_, scratch_);
+    end.record(stream_);
+    end.synchronize();
+    return driver::elapsed_us(driver, start, end) / calls;
+  }
+
+ private:
+  const SelectiveScanProblem& problem_;
+  const DeviceContext& device_;
+  driver::CUstream stream_;
+  Scratch scratch_;
+};
+
+struct Candidate {
+  PlanChoice choice;
+  double expected_us = 0;
+  int calls = 1;
+  std::vector<double> samples;
+
+  double median() const {
+    std::vector<double> sorted = samples;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted[sorted.size() / 2];
+  }
+};
+
+std::string describe(const TuneOptions& o) {
+  std::string text = std::to_string(o.batch) + ", " + std::to_string(o.seqlen) + ", " + std::to_string(o.dim) + ", " +
+                     std::to_string(o.dstate);
+  if (o.ngroups > 1) text += ", g " + std::to_string(o.ngroups);
+  return text + " " + o.dtype + " " + o.layout + (o.full ? " z D softplus bias" : "");
+}
+
+std::vector<Candidate> candidates_of(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                                     int most) {
+  std::vector<Candidate> candidates;
+  for (const PlanChoice& choice : plan_choices(problem, device)) {
+    if (static_cast<int>(candidates.size()) == most) break;
+    const double mhz = device.clock_khz > 0 ? device.clock_khz / 1e3 : 1e3;
+    candidates.push_back({choice, plan_forward(problem, device, &choice).clocks / mhz, 1, {}});
+  }
+  return candidates;
+}
+
+void measure(std::vector<Candidate>& candidates, const SelectiveScanProblem& problem, Tuning& tuning,
+             Stopwatch& stopwatch, double seconds) {
+  for (Candidate& c : candidates) {
+    tuning.use(problem, TunedChoice{c.choice, "", 0, 0});
+    stopwatch.us(1);  // compiles
+    c.calls = std::clamp(static_cast<int>(seconds * 1e6 / kRounds / std::max(stopwatch.us(3), 1.0)), 1, 1000);
+  }
+  for (int round = 0; round < kRounds; ++round)
+    for (Candidate& c : candidates) {
+      tuning.use(problem, TunedChoice{c.choice, "", 0, 0});
+      c.samples.push_back(stopwatch.us(c.calls));
+    }
+}
+
+// What a call takes that no choice was made for: of a short scan the team kernel's time, which no candidate has.
+double untuned_us(const std::vector<Candidate>& candidates, const MadeUpScan& scan, const DeviceContext& device,
+                  Tuning& tuning, Stopwatch& stopwatch) {
+  const Candidate& first = candidates.front();
+  if (!plan_team(scan.problem, device.report)) return first.median();
+  tuning.use(scan.problem, std::nullopt);
+  Candidate team{first.choice, 0, first.calls, {}};
+  stopwatch.us(1);  // compiles
+  for (int round = 0; round < kRounds; ++round) team.samples.push_back(stopwatch.us(team.calls));
+  return team.median();
+}
+
+}  // namespace
+
+std::string tune_json(const TuneOptions& options) {
+  if (options.candidates < 1)
+    throw ArgumentError("candidates: got " + std::to_string(options.candidates) + ", needed at least 1");
+  const DeviceContext& device = runtime().device(options.device);
+  const driver::ContextGuard guard(*device.driver, device.context);
+  const driver::Stream stream(*device.driver);
+  const MadeUpScan scan(options, *device.driver, stream.get());
+  check(scan.problem);
+  Tuning& tuning = device_tuning(device);
+
+  std::vector<Candidate> candidates = candidates_of(scan.problem, device.report, options.candidates);
+  Stopwatch stopwatch(scan.problem, device, stream.get());
+  double untuned = 0;
+  try {
+    measure(candidates, scan.problem, tuning, stopwatch, options.seconds);
+    untuned = untuned_us(candidates, scan, device, tuning, stopwatch);
+  } catch (...) {
+    tuning.use(scan.problem, std::nullopt);
+    throw;
+  }
+  const auto fastest = std::min_element(candidates.begin(), candidates.end(),
+                                        [](const Candidate& a, const Candidate& b) { return a.median() < b.median(); });
+  const bool kept = fastest->median() < kWorthIt * untuned;
+  const Candidate& chosen = kept ? *fastest : candidates.front();
+  const TunedChoice tuned{chosen.choice, describe(options), chosen.median(), untuned};
+  tuning.use(scan.problem, kept ? std::optional(tuned) : std::nullopt);
+  tuning.save();
+
+  Json report = {{"device", device.report.name}, {"problem", describe(options)}, {"candidates", Json::array()}};
+  for (const Candidate& c : candidates)
+    report["candidates"].push_back({{"lanes", c.choice.lanes},
+                                    {"channels", c.choice.channels},
+                                    {"cut", c.choice.cut},
+                                    {"expected_us", c.expected_us},
+                                    {"us", c.median()}});
+  report["chosen"] = &chosen - candidates.data();
+  report["us"] = chosen.median();
+  report["untuned_us"] = untuned;
+  report["kept"] = kept;
+  return report.dump();
+}
+
+}  // namespace mamba_scan::ops

@@ -1,0 +1,148 @@
+#include "ops/tuning.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdio>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "jit/sha256.h"
+#include "ops/control.h"
+#include "platform/log.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string hex(std::uint64_t value) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+bool is_possible(const PlanChoice& choice) {
+  return choice.lanes >= 1 && choice.lanes <= 32 && std::has_single_bit(static_cast<unsigned>(choice.lanes)) &&
+         choice.channels >= 1 && choice.channels <= 32;
+}
+
+}  // namespace
+
+std::uint64_t problem_class(const SelectiveScanProblem& p) {
+  std::uint64_t hash = 14695981039346656037ull;  // FNV-1a over whole numbers
+  const auto add = [&](Index value) { hash = (hash ^ static_cast<std::uint64_t>(value)) * 1099511628211ull; };
+  for (const Index size : {p.batch, p.dim, p.dstate, p.ngroups}) add(size);
+  add(std::bit_width(static_cast<std::uint64_t>(p.seqlen > 0 ? p.seqlen - 1 : 0)));  // 1025 .. 2048 are alike
+  add(static_cast<Index>(p.dtype));
+  add(p.y.dim_stride == 1);
+  for (const ProjectionTensor* tensor : {&p.B, &p.C}) add((tensor->constant ? 2 : 0) + (tensor->state_stride == 1));
+  for (const bool present :
+       {p.z.data != nullptr, p.D != nullptr, p.delta_bias != nullptr, p.delta_softplus, p.initial_state.data != nullptr,
+        p.final_state.data != nullptr, p.reverse, p.is_complex, p.chunk_invariant, p.cu_seqlens != nullptr})
+    add(present);
+  return hash ^ hash >> 32;
+}
+
+std::vector<PlanChoice> plan_choices(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
+  std::vector<std::pair<double, PlanChoice>> found;
+  for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
+    for (std::int16_t channels = 1; channels <= 8; channels *= 2)
+      for (const bool cut : {false, true}) {
+        const PlanChoice choice{lanes, channels, cut};
+        const ForwardPlan plan = plan_forward(problem, device, &choice);
+        const ForwardVariant& v = plan.variant;
+        if (choice == PlanChoice{v.lanes, v.channels, v.cut}) found.emplace_back(plan.clocks, choice);
+      }
+  std::sort(found.begin(), found.end());
+  std::vector<PlanChoice> choices;
+  for (const auto& [clocks, choice] : found) choices.push_back(choice);
+  return choices;
+}
+
+Tuning::Tuning(jit::DiskCache& cache, const driver::DeviceReport& device) : cache_(cache) {
+  device_ = device.name + ", " + std::to_string(device.sm_count) + " SMs, " + std::to_string(device.clock_khz) +
+            " kHz, memory " + std::to_string(device.memory_clock_khz) + " kHz x " +
+            std::to_string(device.memory_bus_bits) + " bits";
+  key_ = jit::sha256_hex("tuned plans of " + device_);
+  load();
+}
+
+void Tuning::load() {
+  const std::optional<std::string> note = cache_.load_note(key_);
+  if (!note) return;
+  const auto ignore = [&](const std::string& why) {
+    platform::log(platform::LogLevel::kWarning,
+                  "ignoring the tuned plans of " + device_ + ": " + why + "; `mamba-scan tune` measures them anew");
+  };
+  try {
+    const Json json = Json::parse(*note);
+    // Another version may plan otherwise, and have other kernels.
+    if (json.at("version").get<std::string>() != package_version())
+      return ignore("they were measured with version " + json.at("version").get<std::string>());
+    std::map<std::uint64_t, TunedChoice> choices;
+    for (const Json& entry : json.at("choices")) {
+      TunedChoice tuned;
+      tuned.choice = {entry.at("lanes").get<std::int16_t>(), entry.at("channels").get<std::int16_t>(),
+                      entry.at("cut").get<bool>()};
+      tuned.problem = entry.at("problem").get<std::string>();
+      tuned.us = entry.at("us").get<double>();
+      tuned.untuned_us = entry.at("untuned_us").get<double>();
+      if (!is_possible(tuned.choice)) return ignore("a choice for " + tuned.problem + " cannot be");
+      choices[std::stoull(entry.at("class").get<std::string>(), nullptr, 16)] = tuned;
+    }
+    choices_ = std::move(choices);
+    empty_ = choices_.empty();
+  } catch (const std::exception& error) {
+    ignore(error.what());
+  }
+}
+
+std::optional<PlanChoice> Tuning::find(const SelectiveScanProblem& problem) const {
+  if (empty_.load(std::memory_order_acquire)) return std::nullopt;
+  const std::uint64_t key = problem_class(problem);
+  const std::lock_guard lock(mutex_);
+  const auto found = choices_.find(key);
+  return found == choices_.end() ? std::nullopt : std::optional(found->second.choice);
+}
+
+void Tuning::use(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice) {
+  const std::lock_guard lock(mutex_);
+  if (choice) {
+    choices_[problem_class(problem)] = *std::move(choice);
+  } else {
+    choices_.erase(problem_class(problem));
+  }
+  empty_.store(choices_.empty(), std::memory_order_release);
+}
+
+void Tuning::save() const {
+  Json json = {{"version", package_version()}, {"device", device_}, {"choices", Json::array()}};
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [key, tuned] : choices_)
+      json["choices"].push_back({{"class", hex(key)},
+                                 {"problem", tuned.problem},
+                                 {"lanes", tuned.choice.lanes},
+                                 {"channels", tuned.choice.channels},
+                                 {"cut", tuned.choice.cut},
+                                 {"us", tuned.us},
+                                 {"untuned_us", tuned.untuned_us}});
+  }
+  cache_.store_note(key_, json.dump());
+}
+
+Tuning& device_tuning(const DeviceContext& device) {
+  constexpr std::size_t kMostDevices = 64;
+  static std::array<std::atomic<Tuning*>, kMostDevices> ready{};  // never destroyed, as the runtime is not
+  static std::mutex mutex;
+  auto& slot = ready[static_cast<std::size_t>(device.report.ordinal) % kMostDevices];
+  if (Tuning* tuning = slot.load(std::memory_order_acquire)) return *tuning;
+  const std::lock_guard lock(mutex);
+  if (slot.load(std::memory_order_relaxed) == nullptr)
+    slot.store(new Tuning(runtime().builder().cache(), device.report), std::memory_order_release);
+  return *slot.load(std::memory_order_relaxed);
+}
+
+}  // namespace mamba_scan::ops

@@ -1,0 +1,260 @@
+// Choices that were measured: found again, used, and ignored where they cannot be right.
+#include "ops/tuning.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "../fakes/fake_cuda.h"
+#include "empty_kernels.h"
+#include "jit_test_support.h"
+#include "ops/control.h"
+#include "ops/selective_scan.h"
+#include "ops/tune.h"
+#include "platform/error.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+alignas(16) float memory[8];  // only addresses matter to a plan
+
+SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Index dstate = 16) {
+  SelectiveScanProblem p{};
+  p.batch = batch;
+  p.seqlen = seqlen;
+  p.dim = dim;
+  p.dstate = dstate;
+  p.ngroups = 1;
+  p.dtype = DType::kFloat16;
+  p.u = p.delta = p.y = {memory, seqlen * dim, dim, 1};
+  p.B = p.C = {memory, seqlen * dstate, dstate, dstate, 1, false};
+  p.A = memory;
+  p.A_dim_stride = dstate;
+  p.A_state_stride = 1;
+  return p;
+}
+
+driver::DeviceReport some_device(const std::string& name = "Some GPU", int sm_count = 82) {
+  driver::DeviceReport device;
+  device.name = name;
+  device.major = 8;
+  device.minor = 6;
+  device.sm_count = sm_count;
+  device.max_blocks_per_sm = 16;
+  device.max_threads_per_sm = 1536;
+  device.shared_per_sm = 100 << 10;
+  return device;
+}
+
+PlanChoice choice_of(const ForwardPlan& plan) { return {plan.variant.lanes, plan.variant.channels, plan.variant.cut}; }
+
+class TuningTest : public testing::Test {
+ protected:
+  TunedChoice some_choice() const { return {{8, 2, true}, "a scan", 10, 12}; }
+
+  // The one note there is.
+  std::string note() const {
+    const std::string folder = platform::join(scratch / "cache", "notes");
+    std::vector<platform::FileInfo> files;
+    platform::list_folder(folder, &files);
+    EXPECT_EQ(files.size(), 1u);
+    return files.empty() ? "" : platform::join(folder, files[0].name);
+  }
+
+  test::ScratchFolder scratch;
+  jit::DiskCache cache{scratch / "cache", jit::DiskCache::kDefaultLimit};
+  test::LogCapture log;
+};
+
+TEST_F(TuningTest, IsFoundAgainByTheNextProcessOnTheSameKindOfDevice) {
+  const SelectiveScanProblem p = problem_of(1, 16384, 2048);
+  {
+    Tuning tuning(cache, some_device());
+    EXPECT_EQ(tuning.find(p), std::nullopt);
+    tuning.use(p, some_choice());
+    tuning.save();
+  }
+  EXPECT_EQ(Tuning(cache, some_device()).find(p), some_choice().choice);
+  EXPECT_EQ(Tuning(cache, some_device("Another GPU")).find(p), std::nullopt);
+  EXPECT_EQ(Tuning(cache, some_device("Some GPU", 80)).find(p), std::nullopt);
+  EXPECT_TRUE(log.at(platform::LogLevel::kWarning).empty());
+}
+
+TEST_F(TuningTest, IsForScansAlikeAndNoOthers) {
+  Tuning tuning(cache, some_device());
+  tuning.use(problem_of(1, 16384, 2048), some_choice());
+  EXPECT_NE(tuning.find(problem_of(1, 8193, 2048)), std::nullopt) << "the same power of two";
+  EXPECT_EQ(tuning.find(problem_of(1, 8192, 2048)), std::nullopt);
+  EXPECT_EQ(tuning.find(problem_of(2, 16384, 2048)), std::nullopt);
+  EXPECT_EQ(tuning.find(problem_of(1, 16384, 2047)), std::nullopt);
+  EXPECT_EQ(tuning.find(problem_of(1, 16384, 2048, 15)), std::nullopt);
+  SelectiveScanProblem gated = problem_of(1, 16384, 2048);
+  gated.z = gated.u;
+  EXPECT_EQ(tuning.find(gated), std::nullopt);
+  tuning.use(problem_of(1, 16384, 2048), std::nullopt);
+  EXPECT_EQ(tuning.find(problem_of(1, 16384, 2048)), std::nullopt);
+}
+
+TEST_F(TuningTest, ADamagedNoteIsAsIfItWereNotThere) {
+  const SelectiveScanProblem p = problem_of(1, 16384, 2048);
+  {
+    Tuning tuning(cache, some_device());
+    tuning.use(p, some_choice());
+    tuning.save();
+  }
+  test::write_plainly(note(), "{\"version\": \"0.1");
+  EXPECT_EQ(Tuning(cache, some_device()).find(p), std::nullopt);
+  ASSERT_EQ(log.at(platform::LogLevel::kInfo).size(), 1u);
+  EXPECT_NE(log.at(platform::LogLevel::kInfo)[0].find("damaged"), std::string::npos);
+}
+
+TEST_F(TuningTest, ANoteOfAnotherVersionOrOfNonsenseIsIgnoredAndSaysSo) {
+  const SelectiveScanProblem p = problem_of(1, 16384, 2048);
+  Tuning tuning(cache, some_device());
+  tuning.use(p, some_choice());
+  tuning.save();
+  const std::string path = note();
+  const std::string key = path.substr(path.size() - 64 - std::string(".json").size(), 64);
+  const auto good = nlohmann::json::parse(*cache.load_note(key));
+
+  const auto expect_ignored = [&](const nlohmann::json& changed, const std::string& why) {
+    cache.store_note(key, changed.dump());
+    const std::size_t before = log.at(platform::LogLevel::kWarning).size();
+    EXPECT_EQ(Tuning(cache, some_device()).find(p), std::nullopt) << why;
+    const auto lines = log.at(platform::LogLevel::kWarning);
+    ASSERT_EQ(lines.size(), before + 1) << why;
+    EXPECT_NE(lines.back().find(why), std::string::npos) << lines.back();
+  };
+  auto changed = good;
+  changed["version"] = "0.0.1";
+  expect_ignored(changed, "version 0.0.1");
+  changed = good;
+  changed["choices"][0]["lanes"] = 3;
+  expect_ignored(changed, "cannot be");
+  changed = good;
+  changed["choices"][0].erase("cut");
+  expect_ignored(changed, "cut");
+  changed = good;
+  changed["choices"][0]["class"] = "not a number";
+  expect_ignored(changed, "ignoring");
+}
+
+TEST(PlanChoices, BeginWithThePlansOwnAndAreAllPossible) {
+  for (const SelectiveScanProblem& p : {problem_of(64, 2048, 1536), problem_of(1, 16384, 2048), problem_of(1, 33, 7, 3),
+                                        problem_of(2, 1000, 96, 100)}) {
+    const std::vector<PlanChoice> choices = plan_choices(p, some_device());
+    ASSERT_GT(choices.size(), 1u);
+    EXPECT_EQ(choices.front(), choice_of(plan_forward(p, some_device())));
+    for (const PlanChoice& choice : choices) EXPECT_EQ(choice, choice_of(plan_forward(p, some_device(), &choice)));
+  }
+}
+
+TEST(PlanChoices, OneThatIsNotPossibleIsNotMade) {
+  const SelectiveScanProblem p = problem_of(64, 2048, 1536);
+  const PlanChoice own = choice_of(plan_forward(p, some_device()));
+  for (const PlanChoice& wrong : {PlanChoice{1, 4, false}, PlanChoice{3, 1, false}, PlanChoice{2, 64, true}})
+    EXPECT_EQ(choice_of(plan_forward(p, some_device(), &wrong)), own);
+}
+
+// ---- measuring, on the fake driver, whose kernels take as long as we say ----
+
+std::atomic<int> wanted_slots{0};
+std::map<int, int> launches;  // by number of slots
+
+void take_time(const char* entry, void** arguments) {
+  if (std::string(entry) != "selective_scan_forward") return;
+  const int slots = static_cast<const SelectiveScanForwardParams*>(arguments[0])->slots;
+  ++launches[slots];
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(slots == wanted_slots ? 20 : 400);
+  while (std::chrono::steady_clock::now() < end) {
+  }
+}
+
+struct HostScratch : ScratchAllocator {
+  std::vector<char> bytes;
+  void* allocate(std::size_t count) override {
+    bytes.resize(count);
+    return bytes.data();
+  }
+};
+
+class Tune : public testing::Test {
+ protected:
+  // One driver and one cache: the runtime, which the first test starts, keeps what it found.
+  static void SetUpTestSuite() {
+    folder = new test::ScratchFolder;
+    test::write_empty_kernels(*folder / "kernels");
+    platform::set_environment_variable("MAMBA_SCAN_KERNEL_DIR", *folder / "kernels");
+    platform::set_environment_variable("MAMBA_SCAN_CACHE_DIR", *folder / "cache");
+    fake = new tests::FakeCuda("devices=90:132:H200");
+    fake->on_launch(take_time);
+  }
+  static void TearDownTestSuite() {
+    fake->on_launch(nullptr);
+    delete fake;
+    delete folder;
+  }
+  static test::ScratchFolder* folder;
+  static tests::FakeCuda* fake;
+};
+test::ScratchFolder* Tune::folder = nullptr;
+tests::FakeCuda* Tune::fake = nullptr;
+
+TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
+  if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
+  const SelectiveScanProblem p = problem_of(1, 5000, 64);
+  const driver::DeviceReport device = runtime().device(0).report;
+  const auto slots_of = [&](const PlanChoice& choice) { return plan_forward(p, device, &choice).params.slots; };
+
+  // The fake tells choices apart by their number of slots: another one than the model's is the fast one.
+  const std::vector<PlanChoice> choices = plan_choices(p, device);
+  ASSERT_GE(choices.size(), 6u);
+  const int usual_slots = slots_of(choices[0]);
+  const auto other =
+      std::find_if(choices.begin(), choices.begin() + 6, [&](const auto& c) { return slots_of(c) != usual_slots; });
+  ASSERT_NE(other, choices.begin() + 6);
+  wanted_slots = slots_of(*other);
+
+  TuneOptions options;
+  options.seqlen = 5000;
+  options.dim = 64;
+  options.seconds = 0.01;
+  const auto report = nlohmann::json::parse(tune_json(options));
+  const PlanChoice chosen = choices[report["chosen"].get<std::size_t>()];
+  EXPECT_EQ(slots_of(chosen), wanted_slots);
+  EXPECT_EQ(report["kept"], true);
+  EXPECT_LT(report["us"].get<double>(), report["untuned_us"].get<double>());
+  EXPECT_EQ(report["candidates"].size(), 6u);
+
+  launches.clear();
+  HostScratch scratch;
+  selective_scan_cuda(p, 0, nullptr, scratch);
+  EXPECT_EQ(launches, (std::map<int, int>{{wanted_slots, 1}}));
+  EXPECT_EQ(Tuning(runtime().builder().cache(), device).find(p), chosen) << "nothing kept for the next process";
+
+  // All alike now: the model's own choice again.
+  wanted_slots = -1;
+  EXPECT_EQ(nlohmann::json::parse(tune_json(options))["kept"], false);
+  launches.clear();
+  selective_scan_cuda(p, 0, nullptr, scratch);
+  EXPECT_EQ(launches, (std::map<int, int>{{usual_slots, 1}}));
+}
+
+TEST_F(Tune, NamesWhatItCannotMeasure) {
+  TuneOptions options;
+  options.dtype = "float64";
+  EXPECT_THROW(tune_json(options), ArgumentError);
+  options.dtype = "float16";
+  options.layout = "lbd";
+  EXPECT_THROW(tune_json(options), ArgumentError);
+  options.layout = "bld";
+  options.dim = 0;
+  EXPECT_THROW(tune_json(options), ArgumentError);
+}
+
+}  // namespace
+}  // namespace mamba_scan::ops
