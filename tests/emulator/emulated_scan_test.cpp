@@ -1,6 +1,9 @@
 // Runs the shipped selective scan kernels at small, odd shapes and compares them with float64.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <numeric>
+#include <optional>
 #include <ostream>
 
 #include "scan_case.h"
@@ -20,8 +23,8 @@ const KernelImage* find_kernel(const std::string& name) {
 }
 
 void run(PlannedScan& plan, Order order, Device& device) {
-  void* arguments[] = {&plan.params};
   for (KernelLaunch& launch : plan.launches) {
+    void* arguments[] = {&launch.params};
     launch.geometry.order = order;
     const KernelImage* kernel = find_kernel(launch.variant.name());
     ASSERT_NE(kernel, nullptr) << launch.variant.name() << " was not compiled for the emulator";
@@ -60,8 +63,8 @@ TEST_P(EmulatedScan, MatchesFloat64WhereverItIsCut) {
     Device device;
     ScanSetup setup(scan, seqlen, device, 20 + static_cast<unsigned>(seqlen));
     const PlannedScan planned = plan_scan(setup.problem(), scan, device);
-    if (!planned.cut) continue;
-    for (const int slots : {1, 2, 3, 5, planned.params.tiles - 1, planned.params.tiles}) {
+    if (!planned.any_slots) continue;
+    for (const int slots : {1, 2, 3, 5, planned.tiles - 1, planned.tiles}) {
       SCOPED_TRACE("seqlen " + std::to_string(seqlen) + ", slots " + std::to_string(slots));
       setup.reset_outputs();
       PlannedScan plan = with_slots(planned, slots, device);
@@ -72,18 +75,110 @@ TEST_P(EmulatedScan, MatchesFloat64WhereverItIsCut) {
   }
 }
 
+// Which byte differs first.
+std::optional<std::size_t> first_difference(const std::vector<unsigned char>& one,
+                                            const std::vector<unsigned char>& other) {
+  const auto found = std::mismatch(one.begin(), one.end(), other.begin(), other.end()).first;
+  if (found == one.end() && one.size() == other.size()) return std::nullopt;
+  return static_cast<std::size_t>(found - one.begin());
+}
+
+// The problem in calls of `counts` steps, in the order of scanning, each going on from the state of the one before.
+std::vector<mamba_scan::SelectiveScanProblem> calls_of(const ScanSetup& setup, const std::vector<Index>& counts,
+                                                       Device& device) {
+  const auto& whole = setup.problem();
+  auto state = whole.initial_state;
+  state.data = device.allocate<float>("state between calls",
+                                      static_cast<std::size_t>(whole.batch * whole.initial_state.batch_stride));
+  std::vector<mamba_scan::SelectiveScanProblem> calls;
+  Index done = 0;
+  for (const Index count : counts) {
+    calls.push_back(setup.part(whole.reverse ? whole.seqlen - done - count : done, count));
+    if (done > 0) calls.back().initial_state = state;
+    done += count;
+    if (done < whole.seqlen) calls.back().final_state = state;
+  }
+  return calls;
+}
+
+class InvariantScan : public EmulatedScan {};
+
+std::vector<ScanCase> invariant_cases() {
+  std::vector<ScanCase> cases = scan_cases();
+  std::erase_if(cases, [](const ScanCase& scan) { return !scan.chunk_invariant || !scan.sequences.empty(); });
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, InvariantScan, testing::ValuesIn(invariant_cases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(InvariantScan, IsBitwiseTheSameHoweverItsCallsAreCut) {
+  const ScanCase& scan = GetParam();
+  for (const std::vector<Index>& counts :
+       {std::vector<Index>{256, 1}, {256, 256}, {256, 256, 1}, {256, 257}, {512, 1}}) {
+    const Index seqlen = std::accumulate(counts.begin(), counts.end(), Index{0});
+    if (std::find(scan.seqlens.begin(), scan.seqlens.end(), seqlen) == scan.seqlens.end()) continue;
+    SCOPED_TRACE("calls of " + testing::PrintToString(counts) + " steps");
+    Device device;
+    ScanSetup setup(scan, seqlen, device, 50);
+    PlannedScan whole = plan_scan(setup.problem(), scan, device);
+    const auto& params = whole.launches.back().params;
+    if (whole.cut) ASSERT_EQ(params.slots_per_row, (seqlen + 255) / 256) << "segments of 256 steps";
+    run(whole, Order::kForward, device);
+    if (HasFatalFailure()) return;
+    const std::vector<unsigned char> expected = setup.outputs();
+    setup.reset_outputs();
+    for (const auto& call : calls_of(setup, counts, device)) {
+      PlannedScan plan = plan_scan(call, scan, device);
+      run(plan, Order::kForward, device);
+      if (HasFatalFailure()) return;
+    }
+    ASSERT_EQ(setup.compare(), "");
+    ASSERT_EQ(first_difference(setup.outputs(), expected), std::nullopt);
+  }
+}
+
+// Starting from nothing is starting from a state of zeros.
+TEST_P(InvariantScan, IsBitwiseTheSameFromAnExplicitStateOfZeros) {
+  const ScanCase& scan = GetParam();
+  for (const Index seqlen : scan.seqlens) {
+    Device device;
+    ScanSetup setup(scan, seqlen, device, 60);
+    auto problem = setup.problem();
+    const auto states = static_cast<std::size_t>(problem.batch * problem.initial_state.batch_stride);
+    float* zeros = device.allocate<float>("zeros", states);
+    std::fill_n(zeros, states, 0.0f);
+    std::vector<std::vector<unsigned char>> results;
+    for (float* initial : {static_cast<float*>(nullptr), zeros}) {
+      problem.initial_state.data = initial;
+      setup.reset_outputs();
+      PlannedScan plan = plan_scan(problem, scan, device);
+      run(plan, Order::kForward, device);
+      if (HasFatalFailure()) return;
+      results.push_back(setup.outputs());
+    }
+    ASSERT_EQ(first_difference(results[0], results[1]), std::nullopt) << seqlen << " steps";
+  }
+}
+
 // The cases above only mean something if they reach every kernel.
 TEST(EmulatedKernels, AreAllReached) {
-  int whole = 0, cut = 0, carries = 0;
+  int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0;
   for (const KernelImage* kernel : shipped_kernels()) {
     const std::string name = kernel->name;
     carries += name.starts_with("selective_scan_carry[");
+    composes += name.starts_with("selective_scan_compose[");
     if (!name.starts_with("selective_scan_forward[")) continue;
+    packed += name.find("MS_PACKED=1") != std::string::npos;
+    invariant += name.find("MS_INVARIANT=1") != std::string::npos;
     (name.find("MS_CUT=1") != std::string::npos ? cut : whole) += 1;
   }
   EXPECT_GE(whole, 12);
   EXPECT_GE(cut, 6);
   EXPECT_GE(carries, 4);
+  EXPECT_GE(composes, 2);
+  EXPECT_GE(packed, 20);
+  EXPECT_GE(invariant, 8);
 }
 
 // Static shared memory above 48 KB does not load on a GPU.

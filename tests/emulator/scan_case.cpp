@@ -1,6 +1,7 @@
 #include "scan_case.h"
 
 #include <cmath>
+#include <complex>
 #include <cstring>
 #include <random>
 #include <sstream>
@@ -36,7 +37,8 @@ ScanSetup::ScanSetup(const ScanCase& scan, Index seqlen, Device& device, unsigne
     : scan_(scan), device_(device), seed_(seed) {
   auto& p = problem_;
   p.batch = scan.batch, p.seqlen = seqlen, p.dim = scan.dim, p.dstate = scan.dstate, p.ngroups = scan.ngroups;
-  p.dtype = scan.dtype, p.delta_softplus = scan.softplus;
+  p.dtype = scan.dtype, p.delta_softplus = scan.softplus, p.reverse = scan.reverse;
+  p.chunk_invariant = scan.chunk_invariant;
   const Layout other = scan.layout == Layout::kStepByStep ? Layout::kChannelByChannel : Layout::kStepByStep;
   p.u = make_sequence("u", scan.layout, -2, 2, Access::kReadOnly);
   p.delta = scan.softplus ? make_sequence("delta", scan.layout, -6, 3, Access::kReadOnly)
@@ -44,16 +46,24 @@ ScanSetup::ScanSetup(const ScanCase& scan, Index seqlen, Device& device, unsigne
   if (scan.z) p.z = make_sequence("z", scan.other_layout_z ? other : scan.layout, -4, 4, Access::kReadOnly);
   p.y = make_sequence("y", scan.layout, 0, 0, Access::kReadWrite, &y_);
   p.B = make_projection("B", scan.constant_B, scan.states_first_B);
-  p.C = make_projection("C", scan.constant_C, false);
+  p.C = make_projection("C", scan.constant_C, scan.states_first_C);
 
-  const auto dim = static_cast<std::size_t>(scan.dim), states = dim * static_cast<std::size_t>(scan.dstate);
-  p.A = make_floats("A", states, -4, -0.05, Access::kReadOnly);
-  p.A_dim_stride = scan.dstate, p.A_state_stride = 1;
+  if (!scan.sequences.empty()) pack_sequences();
+  if (scan.broken_sequence >= 0) break_sequence();
+
+  const Index parts = scan.is_complex ? 2 : 1;  // side by side
+  const auto dim = static_cast<std::size_t>(scan.dim), states = dim * static_cast<std::size_t>(scan.dstate * parts);
+  float* A = make_floats("A", states, -4, -0.05, Access::kReadOnly);
+  // Up to a few turns a step; fewer where softplus, correct to 1e-6, would make the angle wrong.
+  for (std::size_t i = 1; scan.is_complex && i < states; i += 2) A[i] = (A[i] + 2) * (scan.softplus ? 1.0f : 20.0f);
+  p.is_complex = scan.is_complex;
+  p.A = A;
+  p.A_dim_stride = scan.dstate * parts, p.A_state_stride = parts, p.A_imag_stride = 1;
   if (scan.D) p.D = make_floats("D", dim, -1, 1, Access::kReadOnly);
   if (scan.bias) p.delta_bias = make_floats("delta_bias", dim, scan.softplus ? -1 : 0, 1, Access::kReadOnly);
 
-  const auto all = static_cast<std::size_t>(scan.batch) * states;
-  const StateTensor shape{nullptr, scan.dim * scan.dstate, scan.dstate, 1};
+  const auto all = static_cast<std::size_t>(p.sequences > 0 ? p.sequences : scan.batch) * states;
+  const StateTensor shape{nullptr, scan.dim * scan.dstate * parts, scan.dstate * parts, parts, 1};
   p.initial_state = p.final_state = shape;
   if (scan.initial)
     p.initial_state.data =
@@ -63,6 +73,27 @@ ScanSetup::ScanSetup(const ScanCase& scan, Index seqlen, Device& device, unsigne
         scan.state_in_place ? p.initial_state.data : device_.allocate<float>("final_state", all, Access::kReadWrite);
     final_state_ = {reinterpret_cast<unsigned char*>(p.final_state.data), all * sizeof(float)};
     final_before_.assign(final_state_.data, final_state_.data + final_state_.bytes);
+  }
+}
+
+void ScanSetup::pack_sequences() {
+  auto& p = problem_;
+  p.sequences = static_cast<Index>(scan_.sequences.size());
+  boundaries_ = {0};
+  for (const Index length : scan_.sequences) boundaries_.push_back(boundaries_.back() + length);
+  int* values = device_.allocate<int>("cu_seqlens", boundaries_.size(), Access::kReadOnly);
+  for (std::size_t i = 0; i < boundaries_.size(); ++i) values[i] = static_cast<int>(boundaries_[i]);
+  p.cu_seqlens = values;
+}
+
+void ScanSetup::break_sequence() {
+  const auto broken = static_cast<std::size_t>(scan_.broken_sequence);
+  const double nan = std::nan("");
+  for (Index t = boundaries_[broken]; t < boundaries_[broken + 1]; ++t) {
+    for (Index d = 0; d < scan_.dim; ++d)
+      store(problem_.u.data, t * problem_.u.seq_stride + d * problem_.u.dim_stride, nan);
+    for (Index n = 0; n < scan_.dstate; ++n)
+      store(problem_.B.data, t * problem_.B.seq_stride + n * problem_.B.state_stride, nan);
   }
 }
 
@@ -109,19 +140,20 @@ SequenceTensor ScanSetup::make_sequence(const std::string& name, Layout layout, 
 }
 
 ProjectionTensor ScanSetup::make_projection(const std::string& name, bool constant, bool states_first) {
-  const Index n = scan_.dstate, l = problem_.seqlen, g = scan_.ngroups;
+  const Index n = scan_.dstate, l = problem_.seqlen, g = scan_.ngroups, k = scan_.is_complex ? 2 : 1;
   if (constant) {
-    float* data = make_floats(name, static_cast<std::size_t>(scan_.dim * n), -1, 1, Access::kReadOnly);
-    return {data, 0, 0, n, 1, true};
+    float* data = make_floats(name, static_cast<std::size_t>(scan_.dim * n * k), -1, 1, Access::kReadOnly);
+    return {data, 0, 0, n * k, k, true, 1};
   }
-  const auto elements = static_cast<std::size_t>(scan_.batch * l * g * n);
+  const Index row = states_first && scan_.aligned_rows ? (l + 7) / 8 * 8 : l;
+  const auto elements = static_cast<std::size_t>(scan_.batch * row * g * n * k);
   auto* data = device_.allocate<unsigned char>(name, elements * static_cast<std::size_t>(element_bytes(scan_.dtype)),
                                                Access::kReadOnly);
   std::mt19937 random(seed_++);
   std::uniform_real_distribution<double> uniform(-1, 1);
   for (std::size_t i = 0; i < elements; ++i) store(data, static_cast<Index>(i), uniform(random));
-  if (states_first) return {data, g * n * l, 1, n * l, l, false};
-  return {data, l * g * n, g * n, n, 1, false};
+  if (states_first) return {data, g * n * row * k, k, n * row * k, row * k, false, 1};
+  return {data, l * g * n * k, g * n * k, n * k, k, false, 1};
 }
 
 float* ScanSetup::make_floats(const std::string& name, std::size_t count, double low, double high, Access access) {
@@ -130,6 +162,19 @@ float* ScanSetup::make_floats(const std::string& name, std::size_t count, double
   std::uniform_real_distribution<double> uniform(low, high);
   for (std::size_t i = 0; i < count; ++i) data[i] = static_cast<float>(uniform(random));
   return data;
+}
+
+mamba_scan::SelectiveScanProblem ScanSetup::part(Index first, Index count) const {
+  auto p = problem_;
+  p.seqlen = count;
+  const auto advance = [&](auto& tensor) {
+    if (tensor.data != nullptr)
+      tensor.data = static_cast<char*>(tensor.data) + first * tensor.seq_stride * element_bytes(scan_.dtype);
+  };
+  for (SequenceTensor* tensor : {&p.u, &p.delta, &p.z, &p.y}) advance(*tensor);
+  for (ProjectionTensor* tensor : {&p.B, &p.C})
+    if (!tensor->constant) advance(*tensor);
+  return p;
 }
 
 std::vector<unsigned char> ScanSetup::outputs() const {
@@ -143,27 +188,37 @@ void ScanSetup::reset_outputs() {
   if (final_state_.bytes != 0) std::memcpy(final_state_.data, final_before_.data(), final_state_.bytes);
 }
 
-double ScanSetup::projection(const ProjectionTensor& tensor, Index b, Index t, Index d, Index n) const {
-  if (tensor.constant) return static_cast<const float*>(tensor.data)[d * tensor.group_stride + n * tensor.state_stride];
+// The number at an offset, real or with its imaginary part.
+template <class Load>
+std::complex<double> ScanSetup::number(Index offset, Index imag_stride, const Load& load) const {
+  return {load(offset), scan_.is_complex ? load(offset + imag_stride) : 0};
+}
+
+std::complex<double> ScanSetup::projection(const ProjectionTensor& tensor, Index b, Index t, Index d, Index n) const {
+  if (tensor.constant)
+    return number(d * tensor.group_stride + n * tensor.state_stride, tensor.imag_stride,
+                  [&](Index at) { return static_cast<const float*>(tensor.data)[at]; });
   const Index group = d / (scan_.dim / scan_.ngroups);
-  return load(tensor.data,
-              b * tensor.batch_stride + t * tensor.seq_stride + group * tensor.group_stride + n * tensor.state_stride);
+  return number(b * tensor.batch_stride + t * tensor.seq_stride + group * tensor.group_stride + n * tensor.state_stride,
+                tensor.imag_stride, [&](Index at) { return load(tensor.data, at); });
 }
 
 // `size` follows the same recurrence with every term positive: rounding errors are relative to it.
-std::string ScanSetup::compare_row(Index b, Index d) const {
+std::string ScanSetup::compare_sequence(Index b, Index d, Index index, Index begin, Index end) const {
   const auto& p = problem_;
   const auto states = static_cast<std::size_t>(scan_.dstate);
   const auto at = [&](const SequenceTensor& tensor, Index t) {
     return load(tensor.data, b * tensor.batch_stride + t * tensor.seq_stride + d * tensor.dim_stride);
   };
-  const Index row = b * scan_.dim * scan_.dstate + d * scan_.dstate;
+  const Index parts = scan_.is_complex ? 2 : 1;
+  const Index row = (index * scan_.dim + d) * scan_.dstate * parts;
   const float* initial =
       scan_.state_in_place ? reinterpret_cast<const float*>(final_before_.data()) : p.initial_state.data;
-  std::vector<double> h(states, 0.0), size(states, 0.0);
+  std::vector<std::complex<double>> h(states, 0.0);
+  std::vector<double> size(states, 0.0);
   for (std::size_t n = 0; initial != nullptr && n < states; ++n) {
-    h[n] = initial[row + static_cast<Index>(n)];
-    size[n] = std::fabs(h[n]);
+    h[n] = number(row + static_cast<Index>(n) * parts, 1, [&](Index i) { return initial[i]; });
+    size[n] = std::abs(h[n]);
   }
   // Accumulated relative error of fp32 arithmetic and of the fast exponential over a few dozen steps.
   constexpr double kArithmetic = 2e-5;
@@ -175,19 +230,21 @@ std::string ScanSetup::compare_row(Index b, Index d) const {
           << " within " << bound;
     return true;
   };
-  for (Index t = 0; t < p.seqlen; ++t) {
+  for (Index i = begin; i < end; ++i) {
+    const Index t = p.reverse ? begin + end - 1 - i : i;
     const double u = at(p.u, t);
     double dt = at(p.delta, t) + (p.delta_bias != nullptr ? p.delta_bias[d] : 0.0f);
     if (p.delta_softplus) dt = softplus(dt);
     double y = 0, y_size = 0;
     for (std::size_t n = 0; n < states; ++n) {
       const Index s = static_cast<Index>(n);
-      const double decay = std::exp(dt * p.A[d * p.A_dim_stride + s * p.A_state_stride]);
-      const double term = dt * u * projection(p.B, b, t, d, s), C = projection(p.C, b, t, d, s);
+      const auto A =
+          number(d * p.A_dim_stride + s * p.A_state_stride, p.A_imag_stride, [&](Index i) { return p.A[i]; });
+      const auto decay = std::exp(dt * A), term = dt * u * projection(p.B, b, t, d, s), C = projection(p.C, b, t, d, s);
       h[n] = decay * h[n] + term;
-      size[n] = decay * size[n] + std::fabs(term);
-      y += h[n] * C;
-      y_size += size[n] * std::fabs(C);
+      size[n] = std::abs(decay) * size[n] + std::abs(term);
+      y += static_cast<double>(parts) * (h[n] * C).real();
+      y_size += static_cast<double>(parts) * size[n] * std::abs(C);
     }
     if (p.D != nullptr) {
       y += p.D[d] * u;
@@ -203,7 +260,20 @@ std::string ScanSetup::compare_row(Index b, Index d) const {
   }
   for (std::size_t n = 0; p.final_state.data != nullptr && n < states; ++n) {
     const Index s = static_cast<Index>(n);
-    if (differs("final_state", s, p.final_state.data[row + s], h[n], kArithmetic * size[n] + 1e-30)) return wrong.str();
+    const double bound = kArithmetic * size[n] + 1e-30;
+    const float* got = p.final_state.data + row + s * parts;
+    if (differs("final_state", s, got[0], h[n].real(), bound)) return wrong.str();
+    if (scan_.is_complex && differs("imaginary final_state", s, got[1], h[n].imag(), bound)) return wrong.str();
+  }
+  return "";
+}
+
+std::string ScanSetup::compare_row(Index b, Index d) const {
+  if (scan_.sequences.empty()) return compare_sequence(b, d, b, 0, problem_.seqlen);
+  for (std::size_t i = 0; i < scan_.sequences.size(); ++i) {
+    if (static_cast<int>(i) == scan_.broken_sequence) continue;
+    const std::string wrong = compare_sequence(b, d, static_cast<Index>(i), boundaries_[i], boundaries_[i + 1]);
+    if (!wrong.empty()) return "sequence " + std::to_string(i) + ": " + wrong;
   }
   return "";
 }

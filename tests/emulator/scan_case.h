@@ -1,6 +1,7 @@
 // The selective scan problems that the emulator runs: which ones, their data, and what must come out.
 #pragma once
 
+#include <complex>
 #include <string>
 #include <vector>
 
@@ -37,10 +38,21 @@ struct ScanCase {
   bool constant_B = false, constant_C = false;
   bool other_layout_z = false;  // z in the layout that the case does not have
   bool states_first_B = false;  // B as (batch, groups, dstate, seqlen)
+  bool states_first_C = false;
+  bool aligned_rows = false;  // of B and C with states first: they start at multiples of 8 elements
+  bool reverse = false;
+  bool is_complex = false;
+  bool chunk_invariant = false;
+  // Packed: the lengths of the sequences, whose sum is then the only one of seqlens.
+  std::vector<Index> sequences;
+  int broken_sequence = -1;     // one whose u and B are NaN: the others must not notice
   bool state_in_place = false;  // final_state is initial_state's memory
   int sm_count = 1;             // few multiprocessors are full soon: the plan then gives a lane several channels
+  int shared_kib = 100;         // of a multiprocessor: with less, tiles and channels are fewer
 
   ScanCase& everything();  // all optional inputs and outputs
+  ScanCase& bare();        // none
+  ScanCase& pack(std::vector<Index> lengths);
 };
 
 // What is emulated: every family of kernel that ships, in shapes that end inside tiles, vectors and blocks.
@@ -57,6 +69,8 @@ class ScanSetup {
 
   // Bytes of y and of final_state, for comparing runs.
   std::vector<unsigned char> outputs() const;
+  // The steps first to first + count - 1 as a problem of its own.
+  mamba_scan::SelectiveScanProblem part(Index first, Index count) const;
   // Back to poison, and final_state back to initial_state where they share memory.
   void reset_outputs();
   // Empty, or what differs from a float64 evaluation of the recurrence, or what was written outside of y.
@@ -70,16 +84,23 @@ class ScanSetup {
   mamba_scan::SequenceTensor make_sequence(const std::string& name, Layout layout, double low, double high,
                                            Access access, Tensor* whole = nullptr);
   mamba_scan::ProjectionTensor make_projection(const std::string& name, bool constant, bool states_first);
+  void pack_sequences();
+  void break_sequence();
   float* make_floats(const std::string& name, std::size_t count, double low, double high, Access access);
   double load(const void* data, Index offset) const;
   void store(void* data, Index offset, double value) const;
-  double projection(const mamba_scan::ProjectionTensor& tensor, Index b, Index t, Index d, Index n) const;
+  template <class Load>
+  std::complex<double> number(Index offset, Index imag_stride, const Load& load) const;
+  std::complex<double> projection(const mamba_scan::ProjectionTensor& tensor, Index b, Index t, Index d, Index n) const;
+  // One sequence of one channel: the steps begin to end - 1 of batch entry b, its states the index-th.
+  std::string compare_sequence(Index b, Index d, Index index, Index begin, Index end) const;
   std::string compare_row(Index b, Index d) const;
 
   ScanCase scan_;
   Device& device_;
   unsigned seed_;
   mamba_scan::SelectiveScanProblem problem_{};
+  std::vector<Index> boundaries_;  // of packed sequences, as in cu_seqlens
   Tensor y_, final_state_;
   std::vector<unsigned char> final_before_;
 };

@@ -1,9 +1,23 @@
 #include "scan_case.h"
 
+#include <numeric>
+#include <utility>
+
 namespace emulator {
 
 ScanCase& ScanCase::everything() {
   softplus = bias = D = z = initial = final = true;
+  return *this;
+}
+
+ScanCase& ScanCase::bare() {
+  softplus = bias = D = z = initial = final = false;
+  return *this;
+}
+
+ScanCase& ScanCase::pack(std::vector<Index> lengths) {
+  sequences = std::move(lengths);
+  seqlens = {std::accumulate(sequences.begin(), sequences.end(), Index{0})};
   return *this;
 }
 
@@ -74,6 +88,12 @@ std::vector<ScanCase> scan_cases() {
     scan.dim = 1, scan.batch = 3;
   }
 
+  // More channels than the 65535 blocks of a grid's other axes.
+  {
+    ScanCase& scan = add("Dim70001", f16, steps);
+    scan.dim = 70001, scan.dstate = 1, scan.seqlens = {2};
+  }
+
   // B and C that do not change with time.
   add("ConstantB", f32, steps).constant_B = true;
   add("ConstantC", f16, steps).constant_C = true;
@@ -92,6 +112,10 @@ std::vector<ScanCase> scan_cases() {
   add_long("LongFloat16Steps", f16, steps, 331).everything();
   add_long("LongBFloat16Channels", bf16, channels, 331).everything();
   add_long("LongFloat32Channels", f32, channels, 201).final = true;
+  {
+    ScanCase& scan = add_long("LongStateInPlace", f32, steps, 201);
+    scan.initial = scan.final = scan.state_in_place = true;
+  }
   {
     ScanCase& scan = add_long("LongGroups", f16, steps, 331);
     scan.dim = 3 * 5, scan.ngroups = 3, scan.batch = 2, scan.initial = scan.final = true;
@@ -115,6 +139,178 @@ std::vector<ScanCase> scan_cases() {
     scan.name += std::to_string(dstate);
     scan.dstate = dstate, scan.dim = dstate > 64 ? 5 : 11, scan.initial = scan.final = true;
   }
+  // Shared memory for fewer than four full tiles, as Turing has: shorter tiles.
+  {
+    ScanCase& scan = add("LittleSharedMemory128", f16, channels).everything();
+    scan.dstate = 128, scan.dim = 5, scan.shared_kib = 64;
+  }
+  {
+    ScanCase& scan = add("LittleSharedMemory200", f32, steps).everything();
+    scan.dstate = 200, scan.dim = 5, scan.shared_kib = 64, scan.seqlens = {2, 19};
+  }
+  // More states than one launch scans: slices of 64, 64 and less, of 56 and 41; whole and cut in time.
+  {
+    ScanCase& scan = add("ManyStates300", f16, steps).everything();
+    scan.dstate = 300, scan.dim = 5, scan.seqlens = {0, 1, 19};
+  }
+  {
+    ScanCase& scan = add("ManyStates321", f32, channels).everything();
+    scan.dstate = 321, scan.dim = 6, scan.ngroups = 2, scan.batch = 2, scan.state_in_place = true;
+  }
+  {
+    ScanCase& scan = add("ManyStates512", bf16, channels).everything();
+    scan.dstate = 512, scan.dim = 5, scan.constant_C = true, scan.seqlens = {17};
+  }
+  {
+    ScanCase& scan = add("ManyStates700", f32, steps);
+    scan.dstate = 700, scan.dim = 3, scan.constant_B = true, scan.seqlens = {9};
+  }
+  {
+    ScanCase& scan = add_long("LongManyStates300", f16, steps, 331).everything();
+    scan.dstate = 300, scan.dim = 3;
+  }
+
+  // From the last step to the first.
+  const auto add_reverse = [&](const char* name, DType dtype, Layout layout, std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, layout).everything();
+    scan.reverse = true, scan.seqlens = std::move(seqlens);
+    return scan;
+  };
+  add_reverse("ReverseFloat32Steps", f32, steps, {0, 1, 17, 33});
+  add_reverse("ReverseFloat16Channels", f16, channels, {1, 7, 16, 17, 40});
+  add_reverse("ReverseFloat32Channels", f32, channels, {16, 17}).spacing = Spacing::kDense;
+  add_reverse("ReverseShifted", bf16, channels, {16, 31, 32}).spacing = Spacing::kShifted;
+  add_reverse("ReverseStrided", f16, steps, {19}).spacing = Spacing::kStrided;
+  {
+    ScanCase& scan = add_reverse("ReverseStatesFirstB", f16, channels, {17, 40});
+    scan.states_first_B = true, scan.batch = 2;
+  }
+  add_reverse("ReverseStatesFirstBBySteps", f32, steps, {40}).states_first_B = true;
+  add_reverse("ReverseGateInOtherLayout", f32, channels, {24}).other_layout_z = true;
+  add_reverse("ReverseConstantB", f32, steps, {19}).constant_B = true;
+  add_reverse("ReverseInPlace", f16, steps, {19}).state_in_place = true;
+  for (const Layout layout : {steps, channels}) {
+    ScanCase& scan = add_long(layout == steps ? "LongReverseSteps" : "LongReverseChannels", f16, layout, 331);
+    scan.everything().reverse = true;
+  }
+  {
+    ScanCase& scan = add_reverse("ReverseManyStates", f16, channels, {19});
+    scan.dstate = 300, scan.dim = 3;
+  }
+  add_long("LongReverseWholeTiles", f32, channels, 208).everything().reverse = true;
+  // Complex states: both layouts, B and C varying, constant, of other strides, in groups, in slices.
+  const auto add_complex = [&](const char* name, DType dtype, Layout layout) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, layout);
+    scan.is_complex = true, scan.dim = 11, scan.seqlens = {1, 7, 16, 37};
+    return scan;
+  };
+  add_complex("ComplexFloat32Steps", f32, steps).everything();
+  add_complex("ComplexFloat16Channels", f16, channels).everything();
+  add_complex("ComplexBFloat16Steps", bf16, steps).everything();
+  add_complex("ComplexBare", f32, steps).seqlens = {37};
+  {
+    ScanCase& scan = add_complex("ComplexConstant", f32, channels);
+    scan.constant_B = scan.constant_C = true, scan.initial = scan.final = true;
+  }
+  {
+    ScanCase& scan = add_complex("ComplexConstantB", f16, steps);
+    scan.constant_B = true, scan.states_first_B = true, scan.D = scan.bias = true, scan.dim = 131;
+  }
+  {
+    ScanCase& scan = add_complex("ComplexStatesFirst", f16, channels);
+    scan.states_first_B = true, scan.ngroups = 3, scan.dim = 21, scan.batch = 2, scan.final = true;
+  }
+  {
+    ScanCase& scan = add_complex("ComplexOneState", f32, steps);
+    scan.dstate = 1, scan.dim = 67, scan.initial = scan.final = scan.state_in_place = true;
+  }
+  {
+    ScanCase& scan = add_complex("ComplexOddStates", bf16, channels);
+    scan.dstate = 29, scan.z = scan.final = true, scan.spacing = Spacing::kDense, scan.seqlens = {19};
+  }
+  {
+    ScanCase& scan = add_complex("Complex200States", f32, steps).everything();
+    scan.dstate = 200, scan.dim = 5, scan.seqlens = {19};
+  }
+  {
+    ScanCase& scan = add_complex("ComplexReverse", f16, channels).everything();
+    scan.reverse = true;
+  }
+
+  // Packed sequences: empty ones at the begin, the end and in between, ends at a tile's end, one step before and after.
+  const std::vector<Index> lengths = {0, 0, 1, 14, 1, 0, 0, 16, 15, 2, 31, 5, 7, 1, 0};
+  for (const bool reverse : {false, true}) {
+    const std::string order = reverse ? "Reverse" : "";
+    const auto add_packed = [&](const char* name, DType dtype, Layout layout) -> ScanCase& {
+      ScanCase& scan = add((order + name).c_str(), dtype, layout).everything().pack(lengths);
+      scan.reverse = reverse, scan.dim = 11;
+      return scan;
+    };
+    add_packed("PackedFloat32Steps", f32, steps);
+    add_packed("PackedFloat16Steps", f16, steps).spacing = Spacing::kDense;
+    add_packed("PackedBFloat16Steps", bf16, steps).dim = 37;
+    add_packed("PackedFloat32Channels", f32, channels);
+    add_packed("PackedFloat16Channels", f16, channels).states_first_B = true;
+    add_packed("PackedInPlace", f32, channels).state_in_place = true;
+    add_packed("PackedBare", f16, steps).bare();
+    add_packed("PackedBareChannels", f32, channels).bare();
+    {
+      ScanCase& scan = add_packed("PackedComplex", reverse ? f32 : f16, reverse ? channels : steps);
+      scan.is_complex = true, scan.dim = 5;
+    }
+    add_packed("PackedIntoOne", f16, channels).pack({37});
+    add_packed("PackedNothing", f16, steps).pack({0, 0, 0});
+    add_packed("PackedBroken", f32, reverse ? channels : steps).broken_sequence = 8;
+    add_packed("PackedManyStates", f16, reverse ? channels : steps).dstate = 300;
+    add_packed("PackedManyStatesSplit", f32, reverse ? steps : channels).dstate = 300;
+
+    // Cut in time, sequences long and short.
+    const auto add_long_packed = [&](const char* name, DType dtype, Layout layout) -> ScanCase& {
+      ScanCase& scan = add_packed(name, dtype, layout).pack({90, 0, 7, 3, 48, 0, 0, 16, 1, 30, 97, 33, 6});
+      scan.sm_count = 4;
+      return scan;
+    };
+    add_long_packed("LongPackedFloat32Steps", f32, steps);
+    add_long_packed("LongPackedFloat16Channels", f16, channels);
+    add_long_packed("LongPackedBFloat16Steps", bf16, steps).dim = 5;
+    add_long_packed("LongPackedBare", f32, channels).bare();
+    add_long_packed("LongPackedFinal", f16, steps).bare().final = true;
+    add_long_packed("LongPackedBroken", f16, reverse ? channels : steps).broken_sequence = 4;
+  }
+
+  // Whose result does not depend on where the caller cuts; the device is small enough for segments of 256 steps.
+  for (const bool reverse : {false, true}) {
+    const std::string order = reverse ? "Reverse" : "";
+    const auto add_invariant = [&](const char* name, DType dtype, Layout layout) -> ScanCase& {
+      ScanCase& scan = add((order + name).c_str(), dtype, layout).everything();
+      scan.reverse = reverse, scan.chunk_invariant = true, scan.sm_count = 8;
+      scan.dim = 11, scan.seqlens = {513, 512, 255, 1};
+      return scan;
+    };
+    add_invariant("InvariantFloat32Steps", f32, steps);
+    add_invariant("InvariantFloat16Channels", f16, channels);
+    {
+      ScanCase& scan = add_invariant("InvariantBare", f16, steps).bare();
+      scan.final = true;
+    }
+    {
+      ScanCase& scan = add_invariant("InvariantDense", f32, channels);
+      scan.spacing = Spacing::kDense, scan.dim = 6, scan.ngroups = 2, scan.dstate = 13, scan.sm_count = 16;
+    }
+    {
+      ScanCase& scan = add_invariant("InvariantManyRows", bf16, steps);
+      scan.batch = 33, scan.dim = 3, scan.sm_count = 1, scan.dstate = 4, scan.seqlens = {257};
+    }
+    {
+      ScanCase& scan = add_invariant("InvariantManyStates", f16, steps);
+      scan.dstate = 300, scan.dim = 3, scan.seqlens = {257, 1};
+    }
+    {
+      ScanCase& scan = add_invariant("InvariantComplex", reverse ? bf16 : f32, reverse ? channels : steps);
+      scan.is_complex = true, scan.dim = 3, scan.dstate = 5, scan.seqlens = {257, 1};
+    }
+    add_invariant("InvariantPacked", f32, steps).pack({90, 0, 7, 48, 16, 1, 30, 97});
+  }
   {
     ScanCase& scan = add("StateInPlace", f32, steps);
     scan.initial = scan.final = scan.state_in_place = true;
@@ -129,7 +325,7 @@ mamba_scan::driver::DeviceReport device_for(const ScanCase& scan) {
   device.sm_count = scan.sm_count;
   device.max_threads_per_sm = 1536;
   device.shared_per_block = 48 * 1024;
-  device.shared_per_sm = 100 * 1024;
+  device.shared_per_sm = static_cast<std::size_t>(scan.shared_kib) * 1024;
   return device;
 }
 

@@ -6,32 +6,52 @@ namespace emulator {
 
 PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device) {
   const mamba_scan::ops::ForwardPlan plan = mamba_scan::ops::plan_forward(problem, device_for(scan));
+  const auto slots = static_cast<std::size_t>(plan.params.slots) * sizeof(float);
   PlannedScan out;
-  out.params = plan.params;
+  out.tiles = plan.params.tiles;
   out.cut = plan.variant.cut;
-  KernelLaunch launch;
-  launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
-  if (out.cut) {
-    const std::size_t slots = static_cast<std::size_t>(plan.params.slots) * sizeof(float);
-    out.carry_state_per_slot = plan.carry_state_bytes / slots;
-    out.carry_delta_per_slot = plan.carry_delta_bytes / slots;
-    launch.variant = plan.variant.carry();
+  out.any_slots = plan.variant.cut && !plan.variant.chunk_invariant;
+  out.carry_state_per_slot = plan.carry_state_bytes / slots;
+  out.carry_delta_per_slot = plan.carry_delta_bytes / slots;
+  float* partial_sum = nullptr;
+  if (plan.partial_sum_bytes != 0)
+    partial_sum = device.allocate<float>("partial_sum", plan.partial_sum_bytes / sizeof(float));
+  for (int i = 0; i < plan.slices; ++i) {
+    const mamba_scan::ops::SlicePlan slice = mamba_scan::ops::slice_of(plan, i);
+    KernelLaunch launch;
+    launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
+    launch.params = slice.params;
+    launch.params.partial_sum = partial_sum;
+    if (out.cut) {
+      launch.variant = slice.variant.carry();
+      out.launches.push_back(launch);
+    }
+    if (out.cut && slice.variant.chunk_invariant) {
+      launch.variant = slice.variant.compose();
+      launch.blocks = compose_blocks(slice);
+      out.launches.push_back(launch);
+      launch.blocks = 0;
+    }
+    launch.variant = slice.variant.forward();
     out.launches.push_back(launch);
   }
-  launch.variant = plan.variant.forward();
-  out.launches.push_back(launch);
   return with_slots(out, plan.params.slots, device);
 }
 
 PlannedScan with_slots(const PlannedScan& plan, int slots, Device& device) {
   PlannedScan out = plan;
   const auto count = static_cast<std::size_t>(slots);
-  out.params.slots = slots;
-  for (KernelLaunch& launch : out.launches) launch.geometry.grid.x = static_cast<unsigned>(slots);
+  float *carry_state = nullptr, *carry_delta = nullptr;
   if (out.cut) {
     const std::string name = std::string(" for ") + std::to_string(slots) + " slots";
-    out.params.carry_state = device.allocate<float>("carry_state" + name, count * plan.carry_state_per_slot);
-    out.params.carry_delta = device.allocate<float>("carry_delta" + name, count * plan.carry_delta_per_slot);
+    carry_state = device.allocate<float>("carry_state" + name, count * plan.carry_state_per_slot);
+    carry_delta = device.allocate<float>("carry_delta" + name, count * plan.carry_delta_per_slot);
+  }
+  for (KernelLaunch& launch : out.launches) {
+    launch.geometry.grid.x = launch.blocks != 0 ? launch.blocks : static_cast<unsigned>(slots);
+    launch.params.slots = slots;
+    launch.params.carry_state = carry_state;
+    launch.params.carry_delta = carry_delta;
   }
   return out;
 }

@@ -13,12 +13,15 @@ namespace emulator {
 struct KernelLaunch {
   mamba_scan::jit::Variant variant;
   Launch geometry;
+  unsigned blocks = 0;  // 0: one for each slot
+  mamba_scan::SelectiveScanForwardParams params;
 };
 
 struct PlannedScan {
-  mamba_scan::SelectiveScanForwardParams params;                   // the argument of every launch
   std::vector<KernelLaunch> launches;                              // in order
+  int tiles = 0;                                                   // of all rows
   bool cut = false;                                                // sequences are cut in time
+  bool any_slots = false;                                          // with_slots() may change their number
   std::size_t carry_state_per_slot = 0, carry_delta_per_slot = 0;  // floats
 };
 

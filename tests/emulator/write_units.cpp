@@ -12,19 +12,28 @@
 
 #include "scan_case.h"
 #include "scan_launch.h"
+#include "team_cases.h"
 
 namespace {
 
 std::vector<mamba_scan::jit::Variant> needed_variants() {
   std::vector<mamba_scan::jit::Variant> variants;
+  const auto add_once = [&](const mamba_scan::jit::Variant& variant) {
+    if (std::find(variants.begin(), variants.end(), variant) == variants.end()) variants.push_back(variant);
+  };
   for (const emulator::ScanCase& scan : emulator::scan_cases()) {
     for (const emulator::Index seqlen : scan.seqlens) {
       emulator::Device device;
       const emulator::ScanSetup setup(scan, seqlen, device, 1);
-      for (const emulator::KernelLaunch& launch : plan_scan(setup.problem(), scan, device).launches) {
-        if (std::find(variants.begin(), variants.end(), launch.variant) == variants.end())
-          variants.push_back(launch.variant);
-      }
+      for (const emulator::KernelLaunch& launch : plan_scan(setup.problem(), scan, device).launches)
+        add_once(launch.variant);
+    }
+  }
+  for (const emulator::TeamCase& team : emulator::team_cases()) {
+    for (const emulator::Index seqlen : team.scan.seqlens) {
+      emulator::Device device;
+      const emulator::ScanSetup setup(team.scan, seqlen, device, 1);
+      add_once(plan_case(setup.problem(), team).variant.team());
     }
   }
   return variants;
