@@ -8,7 +8,8 @@
 
 namespace mamba_scan::binding {
 
-// Shapes as in mamba_scan.selective_scan; seq_last = the layout "bdl".
+// Shapes as in mamba_scan.selective_scan; seq_last = the layout "bdl". Complex numbers come as real tensors with one
+// more axis of 2 behind the others, (re, im): A of rank 3 says that A, B, C and the states are complex.
 struct ForwardArguments {
   TensorArg u{"u"};
   TensorArg delta{"delta"};
@@ -19,16 +20,20 @@ struct ForwardArguments {
   TensorArg z{"z"};
   TensorArg delta_bias{"delta_bias"};
   TensorArg initial_state{"initial_state"};
+  TensorArg cu_seqlens{"cu_seqlens"};
   bool delta_softplus = false;
   bool seq_last = false;
+  bool reverse = false;
+  bool chunk_invariant = false;
 };
 
 struct ForwardCall {
   SelectiveScanProblem problem;
   Index y_sizes[3];  // y is dense, batch outermost; its innermost axis is the one that is contiguous in u
   Index y_strides[3];
-  Index state_sizes[3];  // (batch, dim, dstate)
-  Index state_strides[3];
+  int state_rank;
+  Index state_sizes[4];  // (batch, dim, dstate), or (sequences, dim, dstate) when packed; with (re, im) when complex
+  Index state_strides[4];
 };
 
 // Throws ArgumentError. problem.y and problem.final_state stay empty until set_outputs.

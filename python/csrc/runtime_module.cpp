@@ -2,11 +2,18 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <cstdint>
+#include <vector>
+
 #include "cpu/instruction_sets.h"
 #include "cpu/selective_scan.h"
 #include "cpu_exp_rate.h"
+#include "host_copy.h"
 #include "ops/control.h"
+#include "ops/tune.h"
 #include "platform/error.h"
+#include "scan_work.h"
 
 namespace py = pybind11;
 
@@ -48,8 +55,47 @@ PYBIND11_MODULE(_runtime, module) {
       ReleaseGil(), "JSON: random problems on every backend against a float64 loop.");
   module.def("cpu_exp_rate", &binding::cpu_exp_rate, py::arg("threads") = 0, py::arg("seconds") = 0.25, ReleaseGil(),
              "Exponentials per second of the CPU backend.");
+  module.def(
+      "scan_work",
+      [](std::int64_t batch, std::int64_t seqlen, std::int64_t dim, std::int64_t dstate, std::int64_t groups,
+         const std::string& dtype, const std::string& features, std::int64_t sequences) {
+        return binding::scan_work({batch, seqlen, dim, dstate, groups, dtype, features, sequences});
+      },
+      py::arg("batch"), py::arg("seqlen"), py::arg("dim"), py::arg("dstate"), py::arg("groups"), py::arg("dtype"),
+      py::arg("features") = "", py::arg("sequences") = 0, "The bytes and exponentials that a scan cannot do without.");
+  module.def(
+      "tune",
+      [](std::int64_t batch, std::int64_t seqlen, std::int64_t dim, std::int64_t dstate, std::int64_t groups,
+         const std::string& dtype, const std::string& layout, bool full, int device) {
+        ops::TuneOptions options;
+        options.batch = batch;
+        options.seqlen = seqlen;
+        options.dim = dim;
+        options.dstate = dstate;
+        options.ngroups = groups;
+        options.dtype = dtype;
+        options.layout = layout;
+        options.full = full;
+        options.device = device;
+        return ops::tune_json(options);
+      },
+      py::arg("batch"), py::arg("seqlen"), py::arg("dim"), py::arg("dstate"), py::arg("groups"), py::arg("dtype"),
+      py::arg("layout"), py::arg("full"), py::arg("device"), ReleaseGil(),
+      "JSON: the plans timed for one scan, and the one that is kept for scans like it.");
   module.def("cpu_instruction_set", &cpu::instruction_set, "What the CPU backend uses, e.g. AVX2.");
   module.def("cpu_threads", &cpu::default_threads, "How many threads a scan on the CPU uses.");
+  module.def(
+      "copy_runs",
+      [](std::uintptr_t destination, std::uintptr_t source, std::int64_t run_bytes,
+         const std::vector<std::array<std::int64_t, 3>>& axes, int threads) {
+        std::vector<binding::CopyAxis> list;
+        for (const auto& [size, to, from] : axes) list.push_back({size, to, from});
+        const py::gil_scoped_release release;
+        binding::copy_runs(reinterpret_cast<std::byte*>(destination), reinterpret_cast<const std::byte*>(source),
+                           run_bytes, list, threads);
+      },
+      py::arg("destination"), py::arg("source"), py::arg("run_bytes"), py::arg("axes"), py::arg("threads"),
+      "Copy contiguous runs between host arrays on several threads; axes are (size, stride to, stride from) in bytes.");
   module.def("add_nvrtc_search_folder", &ops::add_nvrtc_search_folder, py::arg("folder"),
              "Look for NVRTC in this folder before the usual places.");
   module.def("start_recording", &ops::start_recording, py::arg("device_times") = false,

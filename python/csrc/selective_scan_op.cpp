@@ -15,10 +15,11 @@ namespace {
 
 constexpr const char* kSchema =
     "selective_scan_forward(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-    "Tensor? delta_bias, Tensor? initial_state, bool delta_softplus, bool seq_last, bool return_final_state) "
-    "-> (Tensor y, Tensor final_state)";
-constexpr int kTensorCount = 9;
+    "Tensor? delta_bias, Tensor? initial_state, Tensor? cu_seqlens, bool delta_softplus, bool seq_last, "
+    "bool return_final_state, bool reverse, bool chunk_invariant) -> (Tensor y, Tensor final_state)";
+constexpr int kTensorCount = 10;
 constexpr int kRequiredCount = 5;
+constexpr int kInitialState = 8;
 
 // The slots of the boxed call in the order of the schema; they belong to us from here on, whatever happens next.
 struct ForwardSlots {
@@ -33,12 +34,15 @@ struct ForwardSlots {
     arguments.delta_softplus = take_bool(stack[kTensorCount]);
     arguments.seq_last = take_bool(stack[kTensorCount + 1]);
     return_final_state = take_bool(stack[kTensorCount + 2]);
+    arguments.reverse = take_bool(stack[kTensorCount + 3]);
+    arguments.chunk_invariant = take_bool(stack[kTensorCount + 4]);
   }
 
   void describe_all() {
-    TensorArg* args[kTensorCount] = {&arguments.u, &arguments.delta,      &arguments.A,
-                                     &arguments.B, &arguments.C,          &arguments.D,
-                                     &arguments.z, &arguments.delta_bias, &arguments.initial_state};
+    TensorArg* args[kTensorCount] = {&arguments.u,         &arguments.delta,      &arguments.A,
+                                     &arguments.B,         &arguments.C,          &arguments.D,
+                                     &arguments.z,         &arguments.delta_bias, &arguments.initial_state,
+                                     &arguments.cu_seqlens};
     for (int i = 0; i < kTensorCount; ++i) describe(tensors[i], *args[i]);
   }
 };
@@ -54,7 +58,7 @@ ForwardOutputs allocate_outputs(const ForwardSlots& slots, ForwardCall& call) {
   outputs.y = empty_strided(3, call.y_sizes, call.y_strides, torch_dtype_of(slots.tensors[0]), u);
   const std::int32_t float32 = aoti_torch_dtype_float32();
   if (slots.return_final_state) {
-    outputs.final_state = empty_strided(3, call.state_sizes, call.state_strides, float32, u);
+    outputs.final_state = empty_strided(call.state_rank, call.state_sizes, call.state_strides, float32, u);
   } else {
     const Index none = 0;
     const Index step = 1;
@@ -68,7 +72,7 @@ ForwardOutputs allocate_outputs(const ForwardSlots& slots, ForwardCall& call) {
 // Without a step there is nothing to scan: the state is handed on as it came.
 void pass_state_on(const ForwardSlots& slots, const ForwardOutputs& outputs) {
   if (!slots.return_final_state) return;
-  if (const OwnedTensor& initial_state = slots.tensors[kTensorCount - 1]) {
+  if (const OwnedTensor& initial_state = slots.tensors[kInitialState]) {
     require_success(aoti_torch_copy_(outputs.final_state.get(), initial_state.get(), 0), "copy the initial state");
   } else {
     require_success(aoti_torch_zero_(outputs.final_state.get()), "clear the final state");

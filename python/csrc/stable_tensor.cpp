@@ -16,6 +16,7 @@ struct TorchConstants {
   std::int32_t float32 = aoti_torch_dtype_float32();
   std::int32_t float16 = aoti_torch_dtype_float16();
   std::int32_t bfloat16 = aoti_torch_dtype_bfloat16();
+  std::int32_t int32 = aoti_torch_dtype_int32();
   std::int32_t cpu = aoti_torch_device_type_cpu();
   std::int32_t cuda = aoti_torch_device_type_cuda();
 };
@@ -92,6 +93,7 @@ void describe(const OwnedTensor& tensor, TensorArg& arg) {
   arg.kind = dtype == torch.float32    ? ScalarKind::kFloat32
              : dtype == torch.float16  ? ScalarKind::kFloat16
              : dtype == torch.bfloat16 ? ScalarKind::kBFloat16
+             : dtype == torch.int32    ? ScalarKind::kInt32
                                        : ScalarKind::kOther;
   arg.device = device == torch.cpu ? DeviceKind::kCpu : device == torch.cuda ? DeviceKind::kCuda : DeviceKind::kOther;
 }

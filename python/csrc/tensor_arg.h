@@ -5,10 +5,10 @@
 
 namespace mamba_scan::binding {
 
-enum class ScalarKind { kFloat32, kFloat16, kBFloat16, kOther };
+enum class ScalarKind { kFloat32, kFloat16, kBFloat16, kInt32, kOther };
 enum class DeviceKind { kCpu, kCuda, kOther };
 
-inline constexpr int kMaxRank = 4;
+inline constexpr int kMaxRank = 5;
 
 struct TensorArg {
   const char* name = "";

@@ -6,6 +6,16 @@ Shapes are written with batch ``b``, seqlen ``l``, dim ``d``, dstate ``n`` and g
 from ._version import __version__
 from .modules import SelectiveScan, SelectiveScanCuda
 from .ops import selective_scan
+from .stream import StreamResult, StreamStatistics, stream_scan
 from .streaming import StreamingScan
 
-__all__ = ["SelectiveScan", "SelectiveScanCuda", "StreamingScan", "__version__", "selective_scan"]
+__all__ = [
+    "SelectiveScan",
+    "SelectiveScanCuda",
+    "StreamResult",
+    "StreamStatistics",
+    "StreamingScan",
+    "__version__",
+    "selective_scan",
+    "stream_scan",
+]

@@ -41,6 +41,15 @@ for _folder in _package_folders():
     _runtime.add_nvrtc_search_folder(_folder)
 
 
+def _real_part(pairs: torch.Tensor | None) -> torch.Tensor | None:
+    """Of a complex operand as the operator takes it, with an axis (re, im) behind the others."""
+    if pairs is None:
+        return None
+    if pairs.ndim < 1 or pairs.shape[-1] != 2:
+        raise ValueError(f"selective_scan: shape {tuple(pairs.shape)}; needs a last axis of 2, because A is complex")
+    return pairs.select(-1, 0)
+
+
 @torch.library.register_fake(OPERATOR)
 def _fake_forward(
     u: torch.Tensor,
@@ -52,19 +61,34 @@ def _fake_forward(
     z: torch.Tensor | None,
     delta_bias: torch.Tensor | None,
     initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
     delta_softplus: bool,
     seq_last: bool,
     return_final_state: bool,
+    reverse: bool,
+    chunk_invariant: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    layout = "bdl" if seq_last else "bld"
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, return_final_state, layout)
+    is_complex = A.ndim == 3
+    operands = (A, B, C, initial_state)
+    A, B, C, initial_state = map(_real_part, operands) if is_complex else operands
+    check_arguments(
+        (u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens),
+        "bdl" if seq_last else "bld",
+        delta_softplus=delta_softplus,
+        return_final_state=return_final_state,
+        reverse=reverse,
+        chunk_invariant=chunk_invariant,
+    )
     batch, second, third = u.shape
     # As in the operator: batch outermost, the innermost axis is the one that is contiguous in u.
     if u.stride(1) == 1 and u.stride(2) != 1:
         y = torch.empty_strided(u.shape, (second * third, 1, second), dtype=u.dtype, device=u.device)
     else:
         y = torch.empty_strided(u.shape, (second * third, third, 1), dtype=u.dtype, device=u.device)
-    state_shape = (batch, second if seq_last else third, A.shape[1]) if return_final_state else (0,)
+    if not return_final_state:
+        return y, torch.empty((0,), dtype=torch.float32, device=u.device)
+    states = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    state_shape = (states, second if seq_last else third, A.shape[1], *((2,) if is_complex else ()))
     return y, torch.empty(state_shape, dtype=torch.float32, device=u.device)
 
 

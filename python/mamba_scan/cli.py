@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import control, demo
+from . import bench, control, demo
 from ._version import __version__
+from .bench import tune
 
 
 def _print_json(value: object) -> None:
@@ -108,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("demo", help="stream a sequence of a million steps and check it")
     demo.add_arguments(command)
     command.set_defaults(run=demo.run)
+
+    command = commands.add_parser("bench", help="time of the scan as a multiple of what the device can do")
+    bench.add_arguments(command)
+    command.set_defaults(run=bench.run)
+
+    command = commands.add_parser("tune", help="time the plans for some scans on a GPU; keep the fastest")
+    tune.add_arguments(command)
+    command.set_defaults(run=tune.run)
 
     command = commands.add_parser("warm", help="compile the kernels ahead")
     command.add_argument("--arch", nargs="+", default=[], help="e.g. sm_87; default: every device present")

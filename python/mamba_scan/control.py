@@ -45,6 +45,41 @@ def warm(archs: Sequence[str] = ()) -> dict[str, Any]:
     return json.loads(_runtime.warm(list(archs)))
 
 
+def tune(
+    batch: int,
+    seqlen: int,
+    dim: int,
+    dstate: int = 16,
+    groups: int = 1,
+    *,
+    dtype: str = "float16",
+    layout: str = "bld",
+    full: bool = False,
+    device: int = 0,
+) -> dict[str, Any]:
+    """Time the plans for one scan on a GPU; keep the fastest, beside the kernel cache, for scans like it.
+
+    Parameters
+    ----------
+    batch, seqlen, dim, dstate, groups : int
+        Sizes. Scans share a plan whose sizes are the same, seqlen up to the same power of two.
+    dtype, layout : str
+        As in :func:`mamba_scan.selective_scan`.
+    full : bool
+        With z, D, delta_bias and softplus.
+    device : int
+        Number of the GPU.
+
+    Raises
+    ------
+    RuntimeFailure
+        There is no such GPU.
+    ValueError
+        There is no such scan.
+    """
+    return json.loads(_runtime.tune(batch, seqlen, dim, dstate, groups, dtype, layout, full, device))
+
+
 def self_test(problems: int = 12, seed: int = 0, cpu: bool = True, cuda: bool = True) -> dict[str, Any]:
     """Run random problems on every backend against a float64 loop.
 

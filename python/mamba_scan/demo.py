@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import roof
+from . import demo_files, roof
 from ._process import peak_memory_bytes
 from .demo_data import Chunk, ChunkSource, Reference
 from .streaming import StreamingScan
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where torch sees one)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--no-files", action="store_true", help="leave out the scan from file to file at the end")
 
 
 def _synchronize(device: torch.device) -> None:
@@ -225,8 +226,13 @@ def run(options: argparse.Namespace) -> int:
     figures = stream(source, options.quiet or options.json)
     ceilings = roof.measure(source.device)  # afterwards, so that its buffers are not in the peak memory
     report = _report(source, figures, ceilings)
+    if not options.json:
+        _print_report(report)
+    if not options.no_files:
+        files = demo_files.run(source, report["tolerance"], options.quiet or options.json)
+        report |= {"files": files, "passed": report["passed"] and files["passed"]}
+        if not options.json:
+            demo_files.print_report(files, report["tolerance"])
     if options.json:
         print(json.dumps(report, indent=2))
-    else:
-        _print_report(report)
     return 0 if report["passed"] else 1

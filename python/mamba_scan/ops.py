@@ -1,15 +1,21 @@
 """The selective scan as a function."""
 
+from typing import Any
+
 import torch
 
-from ._arguments import check_arguments
+from ._arguments import check_arguments, check_sequences
 from ._library import selective_scan_forward as _forward
 
 _FLOAT32 = torch.float32
-# u, delta, A, B, C, D, z, delta_bias, initial_state, in the operator's order
+_COMPLEX64 = torch.complex64
+# u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens, in the operator's order
 _Tensors = tuple[torch.Tensor | None, ...]
+_TENSOR_COUNT = 10
 # Skips the autograd layer, which for an operator whose autograd is registered from Python costs 6 us per call.
 _below_autograd = torch._C._AutoDispatchBelowAutograd
+# What calling an overload calls, without its Python frame.
+_forward_directly = getattr(_forward, "_op", _forward)
 
 
 def _is_ready(
@@ -22,11 +28,13 @@ def _is_ready(
     z: torch.Tensor | None,
     delta_bias: torch.Tensor | None,
     initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
 ) -> bool:
-    """Whether every tensor already has the dtype that the operator takes."""
+    """Whether every tensor is already what the operator takes; never so when A is complex."""
     dtype = u.dtype
     return (
         A.dtype is _FLOAT32
+        and A.ndim == 2
         and delta.dtype is dtype
         and B.dtype is (_FLOAT32 if B.ndim == 2 else dtype)
         and C.dtype is (_FLOAT32 if C.ndim == 2 else dtype)
@@ -34,7 +42,22 @@ def _is_ready(
         and (z is None or z.dtype is dtype)
         and (delta_bias is None or (delta_bias.dtype is _FLOAT32 and delta_bias.is_contiguous()))
         and (initial_state is None or initial_state.dtype is _FLOAT32)
+        and (cu_seqlens is None or cu_seqlens.is_contiguous())
     )
+
+
+def _as_pairs(number: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as real ones with an axis (re, im) behind the others; the same memory."""
+    return torch.view_as_real(number.resolve_conj())
+
+
+def _projection_as_pairs(projection: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """B or C of a complex scan as the operator takes it."""
+    if projection.ndim == 2:
+        return _as_pairs(projection.to(_COMPLEX64))
+    if projection.is_complex():
+        return _as_pairs(projection).to(dtype)
+    return projection.to(dtype).unflatten(-1, (projection.shape[-1] // 2, 2))
 
 
 def _converted(
@@ -47,29 +70,58 @@ def _converted(
     z: torch.Tensor | None,
     delta_bias: torch.Tensor | None,
     initial_state: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
 ) -> _Tensors:
     """Weights in float32, activations in the dtype of u; what already is so stays the same memory."""
     dtype = u.dtype
+    if A.is_complex():
+        A = _as_pairs(A.to(_COMPLEX64))
+        B, C = _projection_as_pairs(B, dtype), _projection_as_pairs(C, dtype)
+        initial_state = None if initial_state is None else _as_pairs(initial_state.to(_COMPLEX64))
+    else:
+        A = A.to(_FLOAT32)
+        B = B.to(_FLOAT32 if B.ndim == 2 else dtype)
+        C = C.to(_FLOAT32 if C.ndim == 2 else dtype)
+        initial_state = None if initial_state is None else initial_state.to(_FLOAT32)
     return (
         u,
         delta.to(dtype),
-        A.to(_FLOAT32),
-        B.to(_FLOAT32 if B.ndim == 2 else dtype),
-        C.to(_FLOAT32 if C.ndim == 2 else dtype),
+        A,
+        B,
+        C,
         None if D is None else D.to(_FLOAT32).contiguous(),
         None if z is None else z.to(dtype),
         None if delta_bias is None else delta_bias.to(_FLOAT32).contiguous(),
-        None if initial_state is None else initial_state.to(_FLOAT32),
+        initial_state,
+        None if cu_seqlens is None else cu_seqlens.contiguous(),
     )
 
 
-def _check(tensors: _Tensors, delta_softplus: bool, return_final_state: bool, layout: str) -> None:
-    *before, initial_state = tensors
-    check_arguments(*before, delta_softplus, initial_state, return_final_state, layout)
+def _explain_refusal(tensors: _Tensors, layout: str, flags: dict[str, bool]) -> None:
+    """After the operator has refused: raise a ValueError that says why, if it is an argument."""
+    check_arguments(tensors, layout, **flags)
+    u, cu_seqlens = tensors[0], tensors[-1]
+    if type(cu_seqlens) is torch.Tensor and cu_seqlens.device.type == "cpu":
+        check_sequences(cu_seqlens, u.shape[2 if layout == "bdl" else 1])
 
 
-def _needs_grad(tensors: _Tensors) -> bool:
-    for tensor in tensors:  # noqa: SIM110 (any() over a generator costs twice as much)
+def _flags(options: tuple[bool, ...]) -> dict[str, bool]:
+    delta_softplus, _, return_final_state, reverse, chunk_invariant = options
+    return {
+        "delta_softplus": delta_softplus,
+        "return_final_state": return_final_state,
+        "reverse": reverse,
+        "chunk_invariant": chunk_invariant,
+    }
+
+
+def _as_complex(state: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """Return the operator's final state as the caller sees it."""
+    return torch.view_as_complex(state) if A.is_complex() else state
+
+
+def _needs_grad(arguments: tuple[Any, ...]) -> bool:
+    for tensor in arguments[:_TENSOR_COUNT]:  # noqa: SIM110 (any() over a generator costs twice as much)
         if tensor is not None and tensor.requires_grad:
             return True
     return False
@@ -89,6 +141,9 @@ def selective_scan(
     initial_state: torch.Tensor | None = None,
     return_final_state: bool = False,
     layout: str = "bld",
+    reverse: bool = False,
+    cu_seqlens: torch.Tensor | None = None,
+    chunk_invariant: bool = False,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     r"""Run the selective scan of Mamba along the sequence.
 
@@ -105,10 +160,14 @@ def selective_scan(
     delta : Tensor, shape and dtype of u
         Step size, before bias and softplus.
     A : Tensor, (d, n)
-        State decay, normally negative. Any real floating dtype, computed in float32.
+        State decay, normally negative. Any real floating dtype, computed in float32; or complex, computed in
+        complex64: then h is complex, B, C and the states are too, and y takes twice the real part of the sum.
     B, C : Tensor, (b, l, n) or (b, l, g, n), dtype of u; or (d, n), any floating dtype
         Input and output projections, with groups of d // g channels, or constant in time.
         ``layout="bdl"``: (b, n, l) or (b, g, n, l), or (d, n).
+        With a complex A: constant and of any complex dtype; or varying and of the complex dtype that belongs to the
+        dtype of u (complex64 to float32); or varying in the dtype of u with pairs (re, im) adjacent along the last
+        axis, (b, l, 2n) or (b, l, g, 2n), ``layout="bdl"``: (b, n, 2l) or (b, g, n, 2l).
     D : Tensor, (d,), optional
         Skip connection, any floating dtype.
     z : Tensor, shape and dtype of u, optional
@@ -118,18 +177,32 @@ def selective_scan(
     delta_softplus : bool
         Apply softplus to delta + delta_bias; above 20 softplus is the identity, as in PyTorch.
     initial_state : Tensor, (b, d, n), optional
-        State before the first step, any floating dtype, computed in float32; zero when absent.
+        State before the first step scanned, any floating dtype (complex with a complex A), computed in float32; zero
+        when absent. (s, d, n) with cu_seqlens.
     return_final_state : bool
-        Also return the state after the last step.
+        Also return the state after the last step scanned.
     layout : {"bld", "bdl"}
         Order of the axes: sequence in the middle, or last.
+    reverse : bool
+        Scan from the last step to the first: initial_state is the state behind the end, the final state the one
+        after step 0, and y[b, t, d] still belongs to u[b, t, d].
+    cu_seqlens : Tensor, (s + 1,), int32, optional
+        Packs s sequences in one row: b is 1 and sequence i is made of the steps cu_seqlens[i] to
+        cu_seqlens[i + 1] - 1, scanned on its own from its own state; it may be empty. Begins with 0, does not
+        decrease, ends with l, and lies on the device of u. On the CPU the values are checked. On a GPU that would
+        make the call wait for the device: values out of this order give wrong results there, but touch no memory
+        outside the tensors.
+    chunk_invariant : bool
+        Make y and the final state the same, bit for bit, however a sequence is cut into calls at multiples of 2048
+        steps (counted in the order of scanning) with the state handed on. A CPU gives that for any cut, asked or not.
+        On a GPU the calls must agree in layout, and in whether they pass ``cu_seqlens``.
 
     Returns
     -------
     y : Tensor, shape and dtype of u
         Dense; its innermost axis is the one that is contiguous in u.
-    final_state : Tensor, (b, d, n), float32
-        Only with ``return_final_state``.
+    final_state : Tensor, (b, d, n), float32 or complex64
+        (s, d, n) with cu_seqlens. Only with ``return_final_state``.
 
     Raises
     ------
@@ -150,23 +223,28 @@ def selective_scan(
     simplified Euler step for B that its implementation uses.
     """
     seq_last = layout == "bdl"
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens)
+    options = (delta_softplus, seq_last, return_final_state, reverse, chunk_invariant)
     if torch.compiler.is_compiling():
-        _check(tensors, delta_softplus, return_final_state, layout)
-        y, state = _forward(*_converted(*tensors), delta_softplus, seq_last, return_final_state)
-        return (y, state) if return_final_state else y
+        check_arguments(tensors, layout, **_flags(options))
+        y, state = _forward(*_converted(*tensors), *options)
+        return (y, _as_complex(state, A)) if return_final_state else y
 
     try:
-        if not ((seq_last or layout == "bld") and _is_ready(*tensors)):
-            _check(tensors, delta_softplus, return_final_state, layout)
-            tensors = _converted(*tensors)
-        if torch.is_grad_enabled() and _needs_grad(tensors):
-            y, state = _forward(*tensors, delta_softplus, seq_last, return_final_state)
+        if (seq_last or layout == "bld") and _is_ready(*tensors):
+            arguments = tensors + options
+        else:
+            check_arguments(tensors, layout, **_flags(options))
+            arguments = _converted(*tensors) + options
+        if torch.is_grad_enabled() and _needs_grad(arguments):
+            y, state = _forward(*arguments)
         else:
             with _below_autograd():
-                y, state = _forward(*tensors, delta_softplus, seq_last, return_final_state)
+                y, state = _forward_directly(*arguments)
     except (RuntimeError, TypeError, AttributeError):
         # The operator refused: explain which argument is wrong. Where none is, the error speaks for itself.
-        _check(tensors, delta_softplus, return_final_state, layout)
+        _explain_refusal(tensors, layout, _flags(options))
         raise
-    return (y, state) if return_final_state else y
+    if not return_final_state:
+        return y
+    return y, _as_complex(state, A)

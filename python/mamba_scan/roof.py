@@ -11,8 +11,9 @@ import torch
 
 from ._library import _runtime
 
-# 8 independent chains hide the latency of ex2; 128 rounds outweigh the load and the store of an element.
-_EX2_CHAINS, _EX2_ROUNDS = 8, 128
+# 8 independent chains hide the latency of ex2; 256 rounds outweigh the load and the store of an element; 32 elements
+# for every resident thread make some milliseconds of it and leave no SM idle at the end.
+_EX2_CHAINS, _EX2_ROUNDS, _EX2_ELEMENTS = 8, 256, 32
 _EX2_SOURCE = f"""
 template <typename T> T ex2_rate(T x) {{
   float v[{_EX2_CHAINS}];
@@ -28,6 +29,55 @@ template <typename T> T ex2_rate(T x) {{
   return sum;
 }}
 """
+
+
+@dataclass(frozen=True)
+class Work:
+    """What any kernel must do for a scan.
+
+    Attributes
+    ----------
+    bytes : int
+        Of all tensors, each read or written once.
+    exps : int
+        Evaluations of the exponential: one per step, channel and state; three where states are complex.
+    """
+
+    bytes: int
+    exps: int
+
+
+def work(
+    batch: int,
+    seqlen: int,
+    dim: int,
+    dstate: int,
+    dtype: torch.dtype,
+    *,
+    groups: int = 1,
+    features: str = "",
+    sequences: int = 0,
+) -> Work:
+    """Count the work of a scan, as the planner in the runtime does.
+
+    Parameters
+    ----------
+    batch, seqlen, dim, dstate, groups : int
+        Sizes as in :func:`mamba_scan.selective_scan`.
+    dtype : torch.dtype
+        Of u, delta, z, y and of B and C unless constant.
+    features : str
+        Words, separated by spaces: ``D z delta_bias initial_state final_state constant_B constant_C complex``.
+    sequences : int
+        How many sequences are packed; 0: not packed.
+
+    Raises
+    ------
+    ValueError
+        An unknown dtype or word.
+    """
+    name = str(dtype).removeprefix("torch.")
+    return Work(*_runtime.scan_work(batch, seqlen, dim, dstate, groups, name, features, sequences))
 
 
 @dataclass(frozen=True)
@@ -48,43 +98,67 @@ class Roof:
     exps_per_s: float
     exps_source: str
 
+    def memory_seconds(self, work: Work) -> float:
+        """Return the least time to move the data."""
+        return work.bytes / self.bytes_per_s
+
+    def exp_seconds(self, work: Work) -> float:
+        """Return the least time to evaluate the exponentials."""
+        return work.exps / self.exps_per_s
+
+    def bound(self, work: Work) -> float:
+        """Return the least time of a scan in seconds: the larger of the two."""
+        return max(self.memory_seconds(work), self.exp_seconds(work))
+
     def seconds(self, seqlen: int, dim: int, dstate: int, itemsize: int, batch: int = 1) -> float:
-        """Return the least time of a scan: u, delta, B, C read once, y written once, one exponential per state."""
+        """Return the least time of a plain scan: u, delta, B, C read once, y written once."""
         moved = batch * seqlen * (3 * dim + 2 * dstate) * itemsize
-        exps = batch * seqlen * dim * dstate
-        return max(moved / self.bytes_per_s, exps / self.exps_per_s)
+        return self.bound(Work(moved, batch * seqlen * dim * dstate))
 
 
-def _best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
-    """Return the shortest of some runs, after one that does not count."""
-    best = float("inf")
-    work()
-    for _ in range(repeats):
-        if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
+def _seconds(work: Callable[[], object], device: torch.device, times: int) -> float:
+    """Return the mean time of some runs in a row."""
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        for _ in range(times):
             work()
-            end.record()
-            end.synchronize()
-            seconds = start.elapsed_time(end) / 1e3
-        else:
-            begin = time.perf_counter()
-            work()
-            seconds = time.perf_counter() - begin
-        best = min(best, seconds)
-    return best
+        return (time.perf_counter() - begin) / times
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(times):
+        work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / times
+
+
+def _best_seconds(work: Callable[[], object], device: torch.device, repeats: int = 9) -> float:
+    """Return the shortest of some measurements, each long against the clock and a launch.
+
+    The first ones raise the device's clocks and do not count.
+    """
+    _seconds(work, device, 1)
+    least = 4e-3
+    times = max(1, min(64, int(least / max(_seconds(work, device, 1), 1e-6)) + 1))
+    return min(_seconds(work, device, times) for _ in range(repeats))
 
 
 def _copy_rate(device: torch.device) -> float:
-    count = 1 << (28 if device.type == "cuda" else 24)  # floats; far more than any cache holds
+    """Bytes read and written per second: the faster of the copy engine's and a kernel's way, far beyond any cache."""
+    count = 1 << 24  # floats
+    if device.type == "cuda":  # 1 GiB each, less where a small GPU has other things in its memory
+        count = min(1 << 28, max(count, torch.cuda.mem_get_info(device)[0] // 4 // 4))
     source = torch.ones(count, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
+    ways = [lambda: target.copy_(source)]
+    if device.type == "cuda":
+        ways.append(lambda: torch.neg(source, out=target))
+    return max(2 * source.nbytes / _best_seconds(way, device) for way in ways)
 
 
 def _cuda_exp_rate(device: torch.device) -> tuple[float, str]:
     properties = torch.cuda.get_device_properties(device)
-    x = torch.zeros(properties.multi_processor_count * 2048 * 8, device=device)
+    x = torch.zeros(properties.multi_processor_count * 2048 * _EX2_ELEMENTS, device=device)
     kernel = torch.cuda.jiterator._create_jit_fn(_EX2_SOURCE)
     seconds = _best_seconds(lambda: kernel(x), device)
     return x.numel() * _EX2_CHAINS * _EX2_ROUNDS / seconds, "measured: ex2.approx.ftz.f32"

@@ -16,12 +16,13 @@ _STATE_VERSION = 1
 class StreamingScan:
     """Scan chunk after chunk; the state goes from one to the next in float32, so nothing is lost at a cut.
 
-    On the CPU the results do not depend, bit for bit, on where the sequence is cut.
+    Bit for bit, the results do not depend on where the sequence is cut: on a GPU at multiples of 2048 steps from its
+    beginning (elsewhere they agree to rounding), on a CPU anywhere.
 
     Parameters
     ----------
     A : Tensor, (d, n)
-        State decay, any real floating dtype.
+        State decay, any floating dtype; complex for complex states, computed in complex64.
     D : Tensor, (d,), optional
         Skip connection.
     delta_bias : Tensor, (d,), optional
@@ -60,7 +61,7 @@ class StreamingScan:
                 continue
             if not isinstance(weight, torch.Tensor):
                 raise ValueError(f"StreamingScan: {name} has type {type(weight).__name__}; needs a torch.Tensor")
-            if not weight.dtype.is_floating_point:
+            if not (weight.dtype.is_floating_point or (name == "A" and weight.is_complex())):
                 raise ValueError(f"StreamingScan: {name} has dtype {weight.dtype}; needs a real floating point dtype")
         if A.ndim != 2 or A.shape[1] < 1:
             raise ValueError(f"StreamingScan: A has shape {tuple(A.shape)}; needs (dim, dstate)")
@@ -80,13 +81,36 @@ class StreamingScan:
 
     @property
     def state(self) -> torch.Tensor | None:
-        """State after the last step, (b, d, n) float32; None before the first."""
+        """State after the last step, (b, d, n) float32, or complex64 with a complex A; None before the first."""
         return self._state
+
+    @property
+    def device(self) -> torch.device:
+        """Where the chunks have to be."""
+        return self._A.device
 
     @property
     def position(self) -> int:
         """Number of steps scanned so far."""
         return self._position
+
+    def state_shape(self, batch: int) -> tuple[int, int, int]:
+        """Return the shape of the state, (b, d, n)."""
+        return (batch, *self._A.shape)
+
+    def zero_state(self, batch: int) -> torch.Tensor:
+        """Return the state before the first step of a sequence that begins with nothing."""
+        return torch.zeros(self.state_shape(batch), dtype=self._A.dtype, device=self._A.device)
+
+    def go_on_from(self, state: torch.Tensor, position: int) -> None:
+        """Take over a state, (b, d, n), that another scan had after ``position`` steps."""
+        needed = self.state_shape(state.shape[0] if state.ndim == 3 else 1)
+        if tuple(state.shape) != needed:
+            raise ValueError(f"StreamingScan: the state has shape {tuple(state.shape)}; needs {needed}")
+        if state.is_complex() != self._A.is_complex():
+            raise ValueError(f"StreamingScan: the state has dtype {state.dtype}; needs {self._A.dtype}")
+        self._state = _parameter(state, self._A.device)
+        self._position = position
 
     def reset(self) -> None:
         """Forget the state: the next chunk begins a sequence."""
@@ -130,7 +154,7 @@ class StreamingScan:
         state = self._state
         if state is None and isinstance(u, torch.Tensor) and u.ndim == 3:
             # From an explicit zero state, so that all chunks run the same kernel and only one has to be compiled.
-            state = torch.zeros((u.shape[0], *self._A.shape), device=self._A.device)
+            state = self.zero_state(u.shape[0])
         y, self._state = selective_scan(
             u,
             delta,
@@ -144,6 +168,7 @@ class StreamingScan:
             initial_state=state,
             return_final_state=True,
             layout=self._layout,
+            chunk_invariant=True,
         )
         steps = u.shape[1 if self._layout == "bld" else 2]
         if start_us >= 0:
@@ -159,7 +184,7 @@ class StreamingScan:
         """
         return {
             "version": _STATE_VERSION,
-            "options": self._options(),
+            "options": self.options(),
             "position": self._position,
             "state": None if self._state is None else self._state.detach().to("cpu", copy=True),
         }
@@ -179,7 +204,7 @@ class StreamingScan:
         if state_dict["version"] != _STATE_VERSION:
             raise ValueError(f"StreamingScan: the state has version {state_dict['version']}; needs {_STATE_VERSION}")
         saved = state_dict["options"]
-        for name, own in self._options().items():
+        for name, own in self.options().items():
             if saved.get(name) != own:
                 raise ValueError(f"StreamingScan: the state has {name} = {saved.get(name)!r}; needs {own!r}")
         state = state_dict["state"]
@@ -187,11 +212,13 @@ class StreamingScan:
             if state.ndim != 3 or tuple(state.shape[1:]) != tuple(self._A.shape):
                 needed = ("batch", *self._A.shape)
                 raise ValueError(f"StreamingScan: the state has shape {tuple(state.shape)}; needs {needed}")
-            state = state.to(self._A.device, torch.float32, copy=True).contiguous()
-        self._state = state
+            self.go_on_from(state, int(state_dict["position"]))
+            return
+        self.reset()
         self._position = int(state_dict["position"])
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """Return what must be the same where a state is taken over."""
         return {
             "layout": self._layout,
             "delta_softplus": self._delta_softplus,
@@ -199,21 +226,22 @@ class StreamingScan:
             "dstate": self._A.shape[1],
             "D": self._D is not None,
             "delta_bias": self._delta_bias is not None,
-            "weights": _fingerprint(self._A, self._D, self._delta_bias),
+            "weights": fingerprint(self._A, self._D, self._delta_bias),
         }
 
 
 def _parameter(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a private float32 copy: a later change of the caller's tensor must not change the stream midway."""
-    return tensor.detach().to(device, torch.float32, copy=True).contiguous()
+    """Return a private copy in single precision: a later change of the caller's must not change the stream midway."""
+    dtype = torch.complex64 if tensor.is_complex() else torch.float32
+    return tensor.detach().to(device, dtype, copy=True).resolve_conj().contiguous()
 
 
-def _fingerprint(*weights: torch.Tensor | None) -> str:
-    """SHA-256 of the float32 bytes, so that a state is not resumed with other weights by mistake."""
+def fingerprint(*weights: torch.Tensor | None) -> str:
+    """SHA-256 of the bytes, so that a state is not resumed with other weights by mistake."""
     digest = hashlib.sha256()
     for weight in weights:
         if weight is not None:
-            weight = weight.cpu()
+            weight = weight.detach().cpu().contiguous()
             digest.update(ctypes.string_at(weight.data_ptr(), weight.nbytes))
         digest.update(b"|")
     return digest.hexdigest()

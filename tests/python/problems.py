@@ -23,33 +23,47 @@ def make_problem(
     seed=0,
     full=True,
     constant="",
+    is_complex=False,
+    pairs=False,
+    reverse=False,
+    sequences=None,
 ):
     """Arguments of selective_scan as a dictionary.
 
     groups: None for B and C without a group axis. constant: letters of those that do not vary in time, e.g. "BC".
     full: with D, z, delta_bias, delta_softplus and an initial state.
+    is_complex: complex A, B, C and state; pairs: B and C as pairs (re, im), as they always are in 16 bits.
+    sequences: that many packed ones (batch must be 1), of random lengths, the second empty.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator)
 
+    def number(*shape):
+        return torch.complex(normal(*shape), normal(*shape)) if is_complex else normal(*shape)
+
     def sequence():
         return normal(batch, seqlen, dim) if layout == "bld" else normal(batch, dim, seqlen)
 
     def projection(name):
         if name in constant:
-            return normal(dim, dstate)
+            return number(dim, dstate)
         if groups is None:
             shape = (batch, seqlen, dstate) if layout == "bld" else (batch, dstate, seqlen)
         else:
             shape = (batch, seqlen, groups, dstate) if layout == "bld" else (batch, groups, dstate, seqlen)
-        return normal(*shape).to(dtype)
+        if is_complex and (pairs or dtype is not torch.float32):
+            shape = (*shape[:-1], 2 * shape[-1])
+            return normal(*shape).to(dtype)
+        return number(*shape) if is_complex else normal(*shape).to(dtype)
 
     problem = {
         "u": sequence().to(dtype),
         "delta": (sequence() * (1.0 if full else 0.0) + (0.0 if full else 0.05)).to(dtype),
-        "A": -torch.exp(normal(dim, dstate)),
+        "A": torch.complex(-torch.exp(normal(dim, dstate)), 3 * normal(dim, dstate))
+        if is_complex
+        else -torch.exp(normal(dim, dstate)),
         "B": projection("B"),
         "C": projection("C"),
         "layout": layout,
@@ -60,8 +74,15 @@ def make_problem(
             "z": sequence().to(dtype),
             "delta_bias": normal(dim) - 2,
             "delta_softplus": True,
-            "initial_state": normal(batch, dim, dstate),
+            "initial_state": number(batch if sequences is None else sequences, dim, dstate),
         }
+    if reverse:
+        problem["reverse"] = True
+    if sequences is not None:
+        cuts = torch.randint(0, seqlen + 1, (sequences - 1,), generator=generator).sort().values.tolist()
+        if len(cuts) > 1:
+            cuts[1] = cuts[0]
+        problem["cu_seqlens"] = torch.tensor([0, *cuts, seqlen], dtype=torch.int32)
     return to_device(problem, device)
 
 
@@ -74,7 +95,15 @@ def relative_error(value, reference):
     if reference.numel() == 0:
         return 0.0
     scale = max(reference.abs().max().item(), 1e-30)
-    return ((value.cpu().double() - reference).abs().max() / scale).item()
+    return ((value.cpu().to(reference.dtype) - reference).abs().max() / scale).item()
+
+
+def rounding_of_tiny(reference, dtype):
+    """The relative error that rounding to dtype alone makes of a reference of subnormal numbers, at most."""
+    if reference.numel() == 0:
+        return 0.0
+    info = torch.finfo(dtype)
+    return info.smallest_normal * info.eps / 2 / max(reference.abs().max().item(), 1e-30)
 
 
 def assert_matches_reference(problem, y, state=None):
@@ -83,9 +112,9 @@ def assert_matches_reference(problem, y, state=None):
     assert tuple(y.shape) == tuple(expected_y.shape)
     assert y.dtype is problem["u"].dtype
     error = relative_error(y, expected_y)
-    assert error <= TOLERANCE[y.dtype], f"y: relative error {error}"
+    assert error <= TOLERANCE[y.dtype] + rounding_of_tiny(expected_y, y.dtype), f"y: relative error {error}"
     if state is not None:
-        assert state.dtype is torch.float32
+        assert state.dtype is (torch.complex64 if problem["A"].is_complex() else torch.float32)
         assert tuple(state.shape) == tuple(expected_state.shape)
         error = relative_error(state, expected_state)
         assert error <= STATE_TOLERANCE, f"state: relative error {error}"

@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mamba_scan
 import pytest
 import torch
-from mamba_scan import cli, control, demo, demo_data
+from mamba_scan import cli, control, demo, demo_data, demo_files
 
 PACKAGE = Path(mamba_scan.__file__).parent
 
@@ -120,7 +121,7 @@ def test_recording_shows_chunks_and_kernels(device):
 
 
 def demo_report(capsys, device, *arguments):
-    options = ("--seqlen", "3000", "--dim", "40", "--chunk", "512", "--device", device, "--json")
+    options = ("--seqlen", "3000", "--dim", "40", "--chunk", "512", "--device", device, "--json", "--no-files")
     status, output = run(capsys, "demo", *options, *arguments)
     return status, json.loads(output.out)
 
@@ -155,10 +156,51 @@ def test_demo_fails_when_the_scan_is_wrong(capsys, monkeypatch):
 def test_demo_text(capsys):
     options = ("--seqlen", "600", "--dim", "16", "--chunk", "512", "--device", "cpu", "--quiet")
     status, output = run(capsys, "demo", *options)
-    assert status == 0
+    assert status == 0, output
+    assert "bitwise equal to an uninterrupted scan" in output.out
     assert "600 steps x 16 channels" in output.out
     assert re.search(r"roof +\S+ s, so the scan took \S+ times that", output.out)
     assert output.out.rstrip().endswith("good")
+
+
+def test_demo_kills_a_scan_and_goes_on(capsys, device):
+    options = ("--seqlen", "30000", "--dim", "24", "--device", device, "--dtype", "bfloat16", "--json")
+    status, output = run(capsys, "demo", *options)
+    report = json.loads(output.out)
+    assert status == 0, report
+    files = report["files"]
+    assert files["bitwise_equal"] is True
+    assert 0.5 * 30000 <= files["resumed_from"] <= 30000
+    assert 0 < files["relative_error"] < report["tolerance"]
+    assert files["bytes"] == 30000 * (4 * 24 + 2 * 16) * 2
+
+
+def test_demo_fails_when_the_scan_gone_on_with_differs(capsys, monkeypatch):
+    """One bit in one step."""
+    honest = demo_files._go_on
+
+    def wrong(folder):
+        position = honest(folder)
+        with (folder / "killed.bin").open("r+b") as file:
+            file.seek(4 * 24 * 1234)
+            bit = bytes([file.read(1)[0] ^ 1])
+            file.seek(4 * 24 * 1234)
+            file.write(bit)
+        return position
+
+    monkeypatch.setattr(demo_files, "_go_on", wrong)
+    status, output = run(capsys, "demo", "--seqlen", "3000", "--dim", "24", "--device", "cpu", "--json")
+    report = json.loads(output.out)
+    assert status == 1
+    assert report["files"]["bitwise_equal"] is False
+    assert report["passed"] is False
+
+
+def test_demo_leaves_the_files_out_where_there_is_no_room(capsys, monkeypatch):
+    monkeypatch.setattr(demo_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    status, output = run(capsys, "demo", "--seqlen", "300", "--dim", "24", "--device", "cpu", "--quiet")
+    assert status == 0
+    assert "from file to file left out: " in output.out
 
 
 def test_demo_chooses_a_dim_for_this_cpu():

@@ -31,6 +31,19 @@ def test_odd_sizes(device, batch, seqlen, dim, layout):
     assert_matches_reference(problem, *scan(problem))
 
 
+# Few and short sequences, which have a kernel of their own where their rows are aligned; 77 and 50 leave them unaligned
+# in one layout and in 16 bits.
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("batch", "seqlen", "dim", "dstate"),
+    [(1, 1024, 256, 16), (1, 304, 96, 16), (2, 77, 50, 16), (1, 200, 24, 4), (3, 65, 8, 32), (1, 1024, 1000, 64)],
+)
+def test_few_and_short_sequences(device, batch, seqlen, dim, dstate, dtype, layout):
+    problem = make_problem(batch, seqlen, dim, dstate, dtype=dtype, layout=layout, device=device)
+    assert_matches_reference(problem, *scan(problem))
+
+
 @pytest.mark.parametrize("dstate", [1, 2, 3, 8, 15, 16, 17, 31, 64, 100, 128, 255, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_number_of_states(device, dstate, dtype):

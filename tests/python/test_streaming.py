@@ -71,6 +71,16 @@ def test_matches_float64(device, cuts, layout):
     assert_matches_reference(problem, y, stream.state)
 
 
+@pytest.mark.parametrize("layout", ["bld", "bdl"])
+def test_cuts_at_multiples_of_2048_steps_change_no_bit(device, layout):
+    problem = without_state(batch=1, seqlen=5 * 2048 + 9, dim=40, layout=layout, dtype=torch.bfloat16, device=device)
+    whole, stream = run(problem, [])
+    for cuts in ([2048], [2048, 4096, 4096], [3 * 2048, 5 * 2048], [2048 * i for i in range(1, 6)]):
+        y, cut_stream = run(problem, cuts)
+        assert torch.equal(y, whole), cuts
+        assert torch.equal(cut_stream.state, stream.state), cuts
+
+
 def test_a_long_thin_sequence_does_not_depend_on_the_cuts():
     """One channel, many steps: where a backend would be tempted to split time."""
     problem = without_state(batch=1, seqlen=40_000, dim=1, dstate=4, full=False)
@@ -84,6 +94,42 @@ def test_projections_constant_in_time(device):
     problem = without_state(constant="BC", device=device)
     y, stream = run(problem, [3, 20])
     assert_matches_reference(problem, y, stream.state)
+
+
+@pytest.mark.parametrize("layout", ["bld", "bdl"])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_complex_states(device, pairs, layout):
+    """Pairs (re, im) along the last axis: where that is the sequence, a step is two elements."""
+    problem = without_state(seqlen=60, layout=layout, is_complex=True, pairs=pairs, device=device)
+    stream = make_stream(problem)
+    pieces = []
+    for begin, end in ((0, 7), (7, 7), (7, 40), (40, 60)):
+        wide = 2 if pairs and layout == "bdl" else 1
+        B, C = (
+            problem[name][:, begin:end] if layout == "bld" else problem[name][..., wide * begin : wide * end]
+            for name in "BC"
+        )
+        u, delta, z = (
+            problem[name][:, begin:end] if layout == "bld" else problem[name][..., begin:end]
+            for name in ("u", "delta", "z")
+        )
+        pieces.append(stream.step(u, delta, B, C, z))
+        saved = stream.state_dict()
+        stream = make_stream(problem)
+        stream.load_state_dict(saved)
+    assert_matches_reference(problem, torch.cat(pieces, 1 if layout == "bld" else 2), stream.state)
+    real = make_stream(problem | {"A": problem["A"].real.contiguous()})
+    with pytest.raises(ValueError, match="the state has weights"):
+        real.load_state_dict(saved)
+
+
+def test_a_state_of_another_kind_of_number_is_refused():
+    problem = without_state(is_complex=True)
+    stream = make_stream(problem)
+    step(stream, problem, 0, 33)
+    damaged = stream.state_dict() | {"state": stream.state.real.contiguous()}
+    with pytest.raises(ValueError, match=r"the state has dtype torch.float32; needs torch.complex64"):
+        stream.load_state_dict(damaged)
 
 
 def test_reset_begins_again(device):
@@ -208,7 +254,8 @@ def test_a_refused_chunk_leaves_the_stream_as_it_was():
     [
         ({"A": torch.zeros(24)}, r"A has shape \(24,\); needs \(dim, dstate\)"),
         ({"A": None}, "A has type NoneType; needs a torch.Tensor"),
-        ({"A": torch.zeros(2, 2, dtype=torch.complex64)}, "A has dtype torch.complex64; needs a real"),
+        ({"A": torch.zeros(2, 2, dtype=torch.int32)}, "A has dtype torch.int32; needs a real"),
+        ({"D": torch.zeros(24, dtype=torch.complex64)}, "D has dtype torch.complex64; needs a real"),
         ({"D": torch.zeros(3)}, r"D has shape \(3,\); needs \(24,\) = \(dim,\)"),
         ({"delta_bias": torch.zeros(24, 1)}, r"delta_bias has shape \(24, 1\); needs \(24,\)"),
         ({"layout": "dbl"}, "layout is 'dbl'; needs 'bld'"),

@@ -6,6 +6,7 @@ import mamba_scan
 import pytest
 import torch
 from problems import assert_matches_reference, make_problem
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SEQUENCES = ("u", "delta", "B", "C", "z")
 TENSORS = (*SEQUENCES, "A", "D", "delta_bias", "initial_state")
@@ -63,6 +64,90 @@ def test_a_slice_of_one_fused_projection(device):
     problem["delta"], problem["B"], problem["C"] = fused.split([24, 16, 16], dim=-1)
     assert problem["B"].stride(1) == 56
     assert_matches_reference(problem, *scan(problem))
+
+
+class NoCopies(TorchDispatchMode):
+    """Notes what reaches the operator, and fails when anything but its outputs is written to memory of its own."""
+
+    def __init__(self, *tensors):
+        super().__init__()
+        self.storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        self.operands = None
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.mamba_scan.selective_scan_forward.default:
+            self.operands = args
+            self.storages |= {output.untyped_storage().data_ptr() for output in result}
+            return result
+        is_view = result.untyped_storage().data_ptr() in self.storages
+        assert is_view, f"{function} copied"
+        return result
+
+
+def fused_projections(kind, batch, seqlen, dim, dstate, dtype, device):
+    """u, delta, B, C, z as models pass them: views of what one matrix product wrote; and the layout."""
+
+    def product(*shape):
+        return torch.randn(shape, device=device).to(dtype)
+
+    if kind == "bld":
+        u, z = product(batch, seqlen, 2 * dim).chunk(2, dim=-1)
+        delta, B, C = product(batch, seqlen, dim + 2 * dstate).split([dim, dstate, dstate], dim=-1)
+        return {"u": u, "delta": delta, "B": B, "C": C, "z": z, "layout": "bld"}
+    delta = product(batch, dim, seqlen)
+    if kind == "transformers":  # u and z are halves of a transposed product, B and C of a product per step
+        u, z = product(batch, seqlen, 2 * dim).transpose(1, 2).chunk(2, dim=1)
+        _, B, C = product(batch, seqlen, 7 + 2 * dstate).split([7, dstate, dstate], dim=-1)
+        B, C = B.transpose(1, 2), C.transpose(1, 2)
+    else:  # mamba_ssm: (channels, batch * seqlen) products
+        u, z = product(2 * dim, batch, seqlen).transpose(0, 1).chunk(2, dim=1)
+        delta = product(dim, batch, seqlen).transpose(0, 1)
+        _, B, C = product(batch, seqlen, 7 + 2 * dstate).split([7, dstate, dstate], dim=-1)
+        B, C = (part.transpose(1, 2).unsqueeze(1) for part in (B, C))
+    return {"u": u, "delta": delta, "B": B, "C": C, "z": z, "layout": "bdl"}
+
+
+@pytest.mark.parametrize("kind", ["bld", "transformers", "mamba_ssm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_views_of_fused_projections_reach_the_operator_without_a_copy(device, kind, dtype, reverse):
+    problem = make_problem(2, 35, 21, 5, device=device) | fused_projections(kind, 2, 35, 21, 5, dtype, device)
+    problem["reverse"] = reverse
+    views = [problem[name] for name in SEQUENCES]
+    assert not any(view.is_contiguous() for view in views if view is not problem["delta"])
+    with NoCopies(*(value for value in problem.values() if isinstance(value, torch.Tensor))) as mode:
+        results = scan(problem)
+    u, delta, _, B, C, _, z, *_ = mode.operands
+    reached = (u, delta, B, C, z)
+    assert [t.data_ptr() for t in reached] == [t.data_ptr() for t in views]
+    assert [t.stride() for t in reached] == [t.stride() for t in views]
+    assert_matches_reference(problem, *results)
+
+
+@pytest.mark.parametrize("layout", ["bld", "bdl"])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_complex_operands_reach_the_operator_without_a_copy(device, pairs, layout):
+    problem = make_problem(2, 12, 10, 6, layout=layout, is_complex=True, pairs=pairs, device=device)
+    for name in "BC":
+        problem[name] = torch.cat([problem[name]] * 2, dim=-1).chunk(2, dim=-1)[1]
+    with NoCopies(*(value for value in problem.values() if isinstance(value, torch.Tensor))) as mode:
+        results = scan(problem)
+    assert mode.operands[3].data_ptr() == problem["B"].data_ptr()
+    assert_matches_reference(problem, *results)
+
+
+@pytest.mark.parametrize("kind", ["bld", "transformers", "mamba_ssm"])
+def test_views_of_fused_projections_take_no_memory(cuda, kind):
+    problem = fused_projections(kind, 64, 256, 1536, 16, torch.float16, cuda)
+    problem |= {"A": -torch.rand(1536, 16, device=cuda), "delta_softplus": True}
+    mamba_scan.selective_scan(**problem)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    y = mamba_scan.selective_scan(**problem)
+    torch.cuda.synchronize()
+    assert torch.cuda.max_memory_allocated() - before < 1.1 * y.nbytes
 
 
 @pytest.mark.parametrize("layout", ["bld", "bdl"])

@@ -10,13 +10,22 @@ import torch
 from problems import assert_matches_reference, make_problem
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-OPERATOR_ORDER = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+OPERATOR_ORDER = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")  # and cu_seqlens
+FEATURES = {
+    "reverse": {"reverse": True},
+    "packed": {"sequences": 4},
+    "complex": {"is_complex": True},
+    "all": {"reverse": True, "sequences": 4, "is_complex": True},
+}
 OPERATOR_TESTS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
 def operator_arguments(problem, return_final_state):
-    tensors = (problem.get(name) for name in OPERATOR_ORDER)
-    return *tensors, problem.get("delta_softplus", False), problem["layout"] == "bdl", return_final_state
+    """Complex numbers as the operator takes them: real, with an axis (re, im) behind the others."""
+    tensors = [problem.get(name) for name in (*OPERATOR_ORDER, "cu_seqlens")]
+    tensors = [torch.view_as_real(t) if t is not None and t.is_complex() else t for t in tensors]
+    flags = (problem.get("delta_softplus", False), problem["layout"] == "bdl", return_final_state)
+    return *tensors, *flags, problem.get("reverse", False), problem.get("chunk_invariant", False)
 
 
 @pytest.mark.parametrize("return_final_state", [False, True])
@@ -33,6 +42,50 @@ def test_opcheck_with_transposed_input(device):
     problem["u"] = problem["u"].transpose(1, 2).contiguous().transpose(1, 2)
     arguments = operator_arguments(problem, True)
     torch.library.opcheck(torch.ops.mamba_scan.selective_scan_forward, arguments, test_utils=OPERATOR_TESTS)
+
+
+@pytest.mark.parametrize("layout", ["bld", "bdl"])
+@pytest.mark.parametrize("features", FEATURES)
+def test_opcheck_of_features(device, features, layout):
+    problem = make_problem(1, 9, 8, 4, layout=layout, **FEATURES[features], device=device)
+    arguments = operator_arguments(problem, True)
+    torch.library.opcheck(torch.ops.mamba_scan.selective_scan_forward, arguments, test_utils=OPERATOR_TESTS)
+
+
+def test_opcheck_of_an_invariant_scan(device):
+    problem = make_problem(1, 9, 8, 4, device=device) | {"chunk_invariant": True}
+    arguments = operator_arguments(problem, True)
+    torch.library.opcheck(torch.ops.mamba_scan.selective_scan_forward, arguments, test_utils=OPERATOR_TESTS)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("features", FEATURES)
+def test_compile_features_as_one_graph(device, features, pairs, dynamic):
+    torch._dynamo.reset()
+
+    def model(**arguments):
+        y, state = mamba_scan.selective_scan(**arguments, return_final_state=True)
+        return y + 1, state * 2
+
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for seqlen in (9, 14):
+        problem = make_problem(1, seqlen, 8, 4, pairs=pairs, **FEATURES[features], device=device)
+        for got, expected in zip(compiled(**problem), model(**problem), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_a_compiled_call_refuses_bad_sequences():
+    """The values of cu_seqlens are not known when the graph is traced; on the CPU the operator looks at them."""
+    torch._dynamo.reset()
+    compiled = torch.compile(mamba_scan.selective_scan, fullgraph=True, backend="aot_eager")
+    problem = make_problem(1, 9, 8, 4, sequences=2)
+    compiled(**problem)
+    problem["cu_seqlens"] = torch.tensor([0, 9, 5], dtype=torch.int32)
+    with pytest.raises(RuntimeError, match=r"cu_seqlens\[2\]: got 5, needed at least 9"):
+        compiled(**problem)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -69,6 +122,17 @@ def test_fake_tensors_have_the_shapes_of_real_ones(device):
         assert got.device == expected.device
 
 
+@pytest.mark.parametrize("features", FEATURES)
+def test_fake_tensors_of_features_have_the_shapes_of_real_ones(device, features):
+    problem = make_problem(1, 9, 8, 4, layout="bdl", **FEATURES[features], device=device)
+    real = mamba_scan.selective_scan(**problem, return_final_state=True)
+    with FakeTensorMode() as mode:
+        faked = {k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v for k, v in problem.items()}
+        fake = mamba_scan.selective_scan(**faked, return_final_state=True)
+    for got, expected in zip(fake, real, strict=True):
+        assert (got.shape, got.stride(), got.dtype) == (expected.shape, expected.stride(), expected.dtype)
+
+
 def test_meta_tensors():
     problem = make_problem(2, 9, 8, 4, device="meta")
     y, state = mamba_scan.selective_scan(**problem, return_final_state=True)
@@ -90,6 +154,21 @@ def test_autocast_runs_in_the_dtype_of_u(device):
     assert_matches_reference(problem | cast, y, state)
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_autocast_of_complex_projections(device, pairs):
+    problem = make_problem(1, is_complex=True, pairs=pairs, sequences=3, reverse=True, device=device)
+    problem["u"] = problem["u"].bfloat16()
+    with pytest.raises(ValueError, match="delta has dtype float32; needs bfloat16, the dtype of u"):
+        mamba_scan.selective_scan(**problem)
+    with torch.autocast(device, torch.bfloat16):
+        y, state = mamba_scan.selective_scan(**problem, return_final_state=True)
+    cast = {k: problem[k].bfloat16() for k in ("delta", "z")}
+    for name in "BC":
+        values = problem[name] if pairs else torch.view_as_real(problem[name]).flatten(-2)
+        cast[name] = values.bfloat16()
+    assert_matches_reference(problem | cast, y, state)
+
+
 def test_autocast_of_another_device_changes_nothing(cuda):
     problem = make_problem()
     problem["u"] = problem["u"].bfloat16()
@@ -107,6 +186,19 @@ def test_forward_works_where_gradients_are_recorded_and_backward_says_it_is_miss
     assert torch.equal(y, expected)
     with pytest.raises(NotImplementedError, match="no backward pass in this version"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "initial_state"])
+def test_complex_arguments_record_gradients_too(device, name):
+    problem = make_problem(is_complex=True, device=device)
+    expected = mamba_scan.selective_scan(**problem)
+    problem[name] = problem[name].requires_grad_()
+    y, state = mamba_scan.selective_scan(**problem, return_final_state=True)
+    assert y.requires_grad
+    assert torch.equal(y, expected)
+    for output in (y.sum(), state.real.sum()):
+        with pytest.raises(NotImplementedError, match="no backward pass in this version"):
+            output.backward()
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

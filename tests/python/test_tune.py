@@ -1,0 +1,79 @@
+"""python -m mamba_scan tune: which scans it times, and what it says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from mamba_scan import cli, control
+
+
+def run(capsys, *arguments):
+    status = cli.main(("tune", *arguments))
+    return status, capsys.readouterr()
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """What would be timed, on a machine without a GPU."""
+    calls = []
+
+    def tune(*sizes, dtype, layout, full, device):
+        calls.append((*sizes, dtype, layout, full, device))
+        candidates = [
+            {"lanes": 2, "channels": 4, "cut": False, "expected_us": 11.0, "us": 12.0},
+            {"lanes": 4, "channels": 2, "cut": True, "expected_us": 12.0, "us": 10.0},
+        ]
+        return {"device": "GPU", "problem": "a scan", "candidates": candidates, "chosen": 1, "kept": True}
+
+    monkeypatch.setattr(control, "tune", tune)
+    return calls
+
+
+def test_every_scan_named_is_timed_once(timed, capsys):
+    status, output = run(capsys, "mamba-130m", "--shape", "2,100,64,8,4", "--full", "--dtype", "bfloat16")
+    assert status == 0
+    assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", True, 0)
+    assert len(timed) == len(set(timed)) == 6
+    assert "*  4 lanes, 2 channels, cut in time" in output.out
+    assert "kept for scans like this" in output.out
+
+
+def test_as_json(timed, capsys):
+    status, output = run(capsys, "--shape", "1,100,64", "--layout", "bdl", "--device", "1", "--json")
+    assert status == 0
+    assert timed == [(1, 100, 64, 16, 1, "float16", "bdl", False, 1)]
+    assert json.loads(output.out)[0]["chosen"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "tune: no scan is named; needs a preset or --shape"),
+        (("--shape", "1"), "--shape is '1'; needs batch,seqlen,dim"),
+        (("nonsense",), "preset is 'nonsense'; needs one of"),
+        (("vision",), "needs all of --full or none"),
+    ],
+)
+def test_tune_refuses(timed, capsys, arguments, sentence):
+    status, output = run(capsys, *arguments)
+    assert status == 1
+    assert sentence in output.err
+    assert timed == []
+
+
+def test_tune_without_a_gpu_says_so(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    status, output = run(capsys, "--shape", "1,100,64")
+    assert status == 1
+    assert "mamba_scan: " in output.err
+
+
+def test_tune_on_a_gpu(cuda, capsys):
+    status, output = run(capsys, "--shape", "1,2000,64", "--json")
+    assert status == 0
+    report = json.loads(output.out)[0]
+    assert report["us"] <= report["untuned_us"]
+    assert all(candidate["us"] > 0 for candidate in report["candidates"])
