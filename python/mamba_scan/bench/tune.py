@@ -1,0 +1,65 @@
+"""The tune command: times the plans for the scans of a preset and keeps the fastest for scans like them."""
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+from .. import control
+from ..demo import DTYPES
+from .cases import LAYOUTS, PRESETS, Case, parse_shape, preset_cases
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the tune command."""
+    add = parser.add_argument
+    add("presets", nargs="*", metavar="PRESET", help=f"of: {', '.join(PRESETS)}")
+    add("--shape", action="append", default=[], metavar="B,L,D[,N[,G]]", help="batch, seqlen, dim, dstate, groups")
+    add("--dtype", choices=list(DTYPES), help="default: the preset's")
+    add("--layout", choices=LAYOUTS, help="default: the preset's")
+    add("--full", action="store_true", help="with z, D, delta_bias and softplus")
+    add("--device", type=int, default=0, help="number of the GPU (default: 0)")
+    add("--json", action="store_true")
+
+
+def _cases_of(options: argparse.Namespace) -> list[Case]:
+    cases = [parse_shape(text) for text in options.shape]
+    for name in options.presets:
+        cases += preset_cases(name, gpu=True)
+    if not cases:
+        raise ValueError("tune: no scan is named; needs a preset or --shape B,L,D[,N[,G]]")
+    changes = {name: value for name in ("dtype", "layout") if (value := getattr(options, name)) is not None}
+    cases = [replace(case.full() if options.full else case, **changes) for case in cases]
+    plain = Case(1, 1, 1)
+    for case in cases:
+        kept = {name: getattr(plain, name) for name in ("batch", "seqlen", "dim", "dstate", "groups", "label")}
+        bare = replace(case, **kept, dtype=plain.dtype, layout=plain.layout)
+        if bare not in (plain, plain.full()):
+            raise ValueError(f"tune: {case.shape} has {case.options or 'no option'}; needs all of --full or none")
+    return list(dict.fromkeys(replace(case, label="") for case in cases))
+
+
+def _line(candidate: dict[str, Any], chosen: bool) -> str:
+    cut = "cut in time" if candidate["cut"] else "whole"
+    return (
+        f"{'*' if chosen else ' '} {candidate['lanes']:>2} lanes, {candidate['channels']} channels, {cut:<12}"
+        f"{candidate['us']:>12,.1f} us, expected {candidate['expected_us']:,.1f} us"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Time the plans for each scan, print them, and keep the fastest."""
+    reports = []
+    for case in _cases_of(options):
+        sizes = (case.batch, case.seqlen, case.dim, case.dstate, case.groups)
+        report = control.tune(*sizes, dtype=case.dtype, layout=case.layout, full=case.z, device=options.device)
+        reports.append(report)
+        if options.json:
+            continue
+        print(f"{report['device']}: {report['problem']}")
+        for index, candidate in enumerate(report["candidates"]):
+            print(_line(candidate, index == report["chosen"]))
+        print("kept for scans like this" if report["kept"] else "nothing faster than the usual plan", flush=True)
+    if options.json:
+        print(json.dumps(reports, indent=2))
+    return 0
