@@ -3,7 +3,7 @@
 
 python3 dev.py demo       stream a 1.6-million-step scan through this machine's GPU or CPU
 python3 dev.py test       every test that this machine can run, with a table at the end
-python3 dev.py bench      the benchmarks in tests/bench
+python3 dev.py bench      the scan against this machine's roof, and the benchmarks in tests/bench
 python3 dev.py doctor     what was found of driver, compiler and cache, and what to do about the rest
 python3 dev.py windows    only the Windows part of the tests: cross-built, run under Wine
 python3 dev.py clean      remove build/ (and with --all the virtual environment)
@@ -45,6 +45,7 @@ REQUIREMENTS = (
     "clang-format==23.1.5",
     "cmake==4.4.4",
     "hypothesis==6.170.15",
+    "matplotlib==3.11.2" if sys.version_info >= (3, 11) else "matplotlib==3.10.8",
     "ninja==1.13.2",
     "numpy==2.4.6" if sys.version_info >= (3, 11) else "numpy==2.2.6",
     "nvidia-cuda-nvrtc==13.0.88",
@@ -385,9 +386,16 @@ def emulator_suite(args: argparse.Namespace) -> list[Suite]:
 
 
 def variants_suite(args: argparse.Namespace) -> list[Suite]:
-    """Compile every shipped variant for every supported GPU with the real NVRTC."""
-    report = {"MAMBA_SCAN_VARIANTS_REPORT": str(LOGS / "variants.txt")}
-    return [ctest("variants", NATIVE / "tests/cpp", "-R", "variants_test", env=nvrtc_environment() | report)]
+    """Compile every shipped variant for every supported GPU with the real NVRTC; print what they take of each."""
+    resources = BUILD / "results" / "resources.md"
+    resources.parent.mkdir(parents=True, exist_ok=True)
+    resources.unlink(missing_ok=True)
+    reports = {"MAMBA_SCAN_VARIANTS_REPORT": LOGS / "variants.txt", "MAMBA_SCAN_RESOURCES_REPORT": resources}
+    env = nvrtc_environment() | {name: str(path) for name, path in reports.items()}
+    suite = ctest("variants", NATIVE / "tests/cpp", "-R", "variants_test", env=env)
+    if resources.exists():
+        say(resources.read_text("utf-8"))
+    return [suite]
 
 
 def pytest_counts(name: str, report: Path, seconds: float, note: str = "") -> Suite:
@@ -554,16 +562,19 @@ def package_command(args: argparse.Namespace) -> int:
 
 
 def bench_command(args: argparse.Namespace) -> int:
-    """Run every program and script of tests/bench."""
+    """Run `python -m mamba_scan bench` and every program and script of tests/bench; with arguments, only the first."""
+    if args.rest:
+        return package_command(args)
     set_up(args, "build", "test")
     build_package(args, tests=True)
-    programs = [[PYTHON, script] for script in sorted((ROOT / "tests/bench").glob("*.py"))]
+    programs: list[list[str | Path]] = [[PYTHON, "-m", "mamba_scan", "bench"]]
+    programs += [[PYTHON, script] for script in sorted((ROOT / "tests/bench").glob("*.py"))]
     built = (NATIVE / "tests/bench").rglob("*_bench*")
     programs += [[path] for path in sorted(built) if path.is_file() and path.suffix in ("", ".exe")]
     failed = 0
     for program in programs:
         say(f"== {Path(program[-1]).name}")
-        failed += subprocess.run([*program, *args.rest], cwd=ROOT, check=False).returncode != 0
+        failed += subprocess.run(program, cwd=ROOT, check=False).returncode != 0
     return int(failed > 0)
 
 
@@ -586,7 +597,7 @@ def main() -> int:
     table: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
         "demo": (package_command, "stream a long scan; further options go to `python -m mamba_scan demo`"),
         "test": (test_command, "run the tests"),
-        "bench": (bench_command, "run the benchmarks"),
+        "bench": (bench_command, "run the benchmarks; options go to `python -m mamba_scan bench`"),
         "doctor": (package_command, "report what was found and what is missing"),
         "windows": (windows_command, "cross-build for Windows and test under Wine"),
         "clean": (clean_command, "remove build/"),
