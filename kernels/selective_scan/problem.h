@@ -77,6 +77,9 @@ struct SelectiveScanProblem {
   // it, not the host; it must begin with 0, not decrease and end with seqlen.
   const int* cu_seqlens;
   Index sequences;
+  // The packed row's steps before this problem's first, in memory: of a row that is scanned part by part, cu_seqlens
+  // counts from the whole row's first step. Sequences outside of the part are empty ones of it.
+  Index packed_begin = 0;
 };
 
 constexpr Index kInvariantSteps = 2048;

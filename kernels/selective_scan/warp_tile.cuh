@@ -178,9 +178,10 @@ __device__ __forceinline__ bool is_whole_segment(const SelectiveScanForwardParam
 
 #if MS_PACKED
 // Where sequence i begins and the one before it ends, steps and sequences both counted in the order of scanning. Values
-// that lie outside of the row are the caller's mistake, which must not become a store outside of y.
+// that lie outside belong to another part of the row or are the caller's mistake, which must not become a store outside
+// of y.
 __device__ __forceinline__ Index sequence_begin(const SelectiveScanProblem& p, int i) {
-  const Index step = p.cu_seqlens[p.reverse ? p.sequences - i : i];
+  const Index step = p.cu_seqlens[p.reverse ? p.sequences - i : i] - p.packed_begin;
   const Index inside = min(max(step, Index{0}), p.seqlen);
   return p.reverse ? p.seqlen - inside : inside;
 }

@@ -90,7 +90,7 @@ void scan_batch(const SelectiveScanProblem& problem, Index lanes, const Plan& pl
 void scan_packed(const SelectiveScanProblem& problem, Index lanes, int limit) {
   std::vector<Index> sequences(static_cast<std::size_t>(problem.sequences));
   std::iota(sequences.begin(), sequences.end(), Index{0});
-  const auto length = [&](Index i) { return problem.cu_seqlens[i + 1] - problem.cu_seqlens[i]; };
+  const auto length = [&](Index i) { return sequence_begin(problem, i + 1) - sequence_begin(problem, i); };
   std::stable_sort(sequences.begin(), sequences.end(), [&](Index a, Index b) { return length(a) > length(b); });
   auto next = sequences.begin();
   for (; next != sequences.end() && Index{length(*next)} * limit > problem.seqlen; ++next) {

@@ -1,5 +1,6 @@
 #include "cpu/subproblem.h"
 
+#include <algorithm>
 #include <initializer_list>
 
 namespace mamba_scan::cpu {
@@ -32,15 +33,20 @@ SelectiveScanProblem turned_around(const SelectiveScanProblem& problem) {
   return turned;
 }
 
+Index sequence_begin(const SelectiveScanProblem& problem, Index i) {
+  return std::clamp<Index>(problem.cu_seqlens[i] - problem.packed_begin, 0, problem.seqlen);
+}
+
 SelectiveScanProblem one_sequence(const SelectiveScanProblem& problem, Index i) {
   SelectiveScanProblem sequence = problem;
-  begin_at(sequence, problem.cu_seqlens[i]);
-  sequence.seqlen = problem.cu_seqlens[i + 1] - problem.cu_seqlens[i];
+  begin_at(sequence, sequence_begin(problem, i));
+  sequence.seqlen = sequence_begin(problem, i + 1) - sequence_begin(problem, i);
   for (StateTensor* state : {&sequence.initial_state, &sequence.final_state}) {
     if (state->data != nullptr) state->data += i * state->batch_stride;
   }
   sequence.cu_seqlens = nullptr;
   sequence.sequences = 0;
+  sequence.packed_begin = 0;
   return problem.reverse ? turned_around(sequence) : sequence;
 }
 

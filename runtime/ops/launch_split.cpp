@@ -55,6 +55,7 @@ SelectiveScanProblem some_channels(SelectiveScanProblem p, Index first, Index co
 SelectiveScanProblem some_steps(SelectiveScanProblem p, Index first, Index count) {
   const Index step = p.reverse ? p.seqlen - first - count : first;
   p.seqlen = count;
+  if (p.cu_seqlens != nullptr) p.packed_begin += step;
   for (SequenceTensor* tensor : {&p.u, &p.delta, &p.z, &p.y}) advance(*tensor, step * tensor->seq_stride, p.dtype);
   for (ProjectionTensor* tensor : {&p.B, &p.C}) advance(*tensor, step * tensor->seq_stride, p.dtype);
   return p;
@@ -102,7 +103,7 @@ Shares share_out(const SelectiveScanProblem& problem, const driver::DeviceReport
   }
   part.seqlen = problem.seqlen;
   Index steps = problem.seqlen;
-  if (problem.cu_seqlens == nullptr && !fits(part))
+  if (!fits(part))
     steps = kInvariantSteps * largest_share(ceil_div(problem.seqlen, kInvariantSteps), [&](Index count) {
               return fits(some_steps(part, 0, std::min(count * kInvariantSteps, problem.seqlen)));
             });
@@ -112,7 +113,8 @@ Shares share_out(const SelectiveScanProblem& problem, const driver::DeviceReport
 // ---- states between pieces ----
 
 std::size_t state_bytes(const SelectiveScanProblem& p) {
-  return static_cast<std::size_t>(p.batch * p.dim * p.dstate * (p.is_complex ? 2 : 1)) * sizeof(float);
+  const Index states = p.cu_seqlens != nullptr ? p.sequences : p.batch;
+  return static_cast<std::size_t>(states * p.dim * p.dstate * (p.is_complex ? 2 : 1)) * sizeof(float);
 }
 
 StateTensor dense_state(const SelectiveScanProblem& p) {

@@ -37,9 +37,9 @@ struct LaunchSplit {
 MAMBA_SCAN_API bool needs_split(const SelectiveScanProblem& problem, const driver::DeviceReport& device);
 
 // Divides the batch first, then groups, then the channels of a group, then time, at multiples of kInvariantSteps in the
-// order of scanning. Packed sequences, whose ends only the device knows, are not divided in time. Otherwise, with
-// chunk_invariant, batch and channels are divided by what kInvariantSteps steps of them take, so that the parts do not
-// depend on seqlen, nor the result on where the caller cuts.
+// order of scanning. Where packed sequences end only the device knows, so the states of all of them are handed on. With
+// chunk_invariant, unless packed, batch and channels are divided by what kInvariantSteps steps of them take, so that
+// the parts do not depend on seqlen, nor the result on where the caller cuts.
 MAMBA_SCAN_API LaunchSplit split_launches(const SelectiveScanProblem& problem, const driver::DeviceReport& device);
 
 // Lays the states that pieces hand on into `scratch`, which has split.state_bytes.

@@ -9,28 +9,17 @@
 #include <string>
 
 #include "../fakes/fake_cuda.h"
-#include "cpu/selective_scan.h"
+#include "cpu_for_gpu.h"
 #include "empty_kernels.h"
 #include "jit_test_support.h"
 #include "ops/runtime.h"
 #include "platform/error.h"
-#include "selective_scan/forward_params.h"
-#include "selective_scan/team_params.h"
 
 namespace mamba_scan::ops {
 namespace {
 
 using Json = nlohmann::json;
 using tests::FakeCuda;
-
-void run_on_cpu(const char* entry, void** arguments) {
-  if (std::string(entry) == "selective_scan_forward") {
-    cpu::selective_scan(static_cast<const SelectiveScanForwardParams*>(arguments[0])->problem, 1);
-  }
-  if (std::string(entry) == "selective_scan_team") {
-    cpu::selective_scan(static_cast<const SelectiveScanTeamParams*>(arguments[0])->problem, 1);
-  }
-}
 
 // One machine for the whole program, since the registry is made once per process.
 struct Machine {
@@ -112,9 +101,9 @@ TEST_F(ControlTest, ArchitecturesAreUnderstoodInThreeSpellingsAndNothingElse) {
 
 TEST_F(ControlTest, TheSelfTestPassesThroughTheWholeCudaPath) {
   if (!has_nvrtc()) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
-  machine->fake.on_launch(run_on_cpu);
+  machine->fake.on_launch(test::run_on_cpu);
   SelfTestOptions options;
-  options.problems = 2;
+  options.problems = 12;
   const Json report = Json::parse(self_test_json(options));
   machine->fake.on_launch(nullptr);
   EXPECT_EQ(report.at("passed"), true) << report.dump(1);

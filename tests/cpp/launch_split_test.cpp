@@ -12,13 +12,12 @@
 #include <vector>
 
 #include "../fakes/fake_cuda.h"
-#include "cpu/selective_scan.h"
+#include "cpu_for_gpu.h"
 #include "empty_kernels.h"
 #include "jit_test_support.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
-#include "selective_scan/forward_params.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -119,17 +118,26 @@ TEST(LaunchSplit, DividesTheBatchThenGroupsThenChannelsThenTime) {
   EXPECT_EQ(time.state_bytes, 2u * 128 * 16 * 4);
 }
 
-TEST(LaunchSplit, PackedSequencesAreDividedInChannelsOnly) {
-  static const int ends[2] = {};
-  auto p = problem_of(1, Index{1} << 22, 300);
-  p.cu_seqlens = ends;
-  p.sequences = 1;
-  const LaunchSplit split = split_launches(p, card());
-  ASSERT_EQ(split.pieces.size(), 3u);
-  for (const LaunchPiece& piece : split.pieces) {
-    EXPECT_EQ(piece.problem.seqlen, p.seqlen);
-    EXPECT_EQ(piece.problem.cu_seqlens, ends);
-    EXPECT_FALSE(piece.takes_state || piece.gives_state);
+TEST(LaunchSplit, PartsOfAPackedRowCountFromItsFirstStep) {
+  static const int ends[4] = {};
+  for (const bool reverse : {false, true}) {
+    auto p = problem_of(1, Index{1} << 22, 128);
+    p.cu_seqlens = ends;
+    p.sequences = 3;
+    p.reverse = reverse;
+    const LaunchSplit split = split_launches(p, card());
+    ASSERT_GT(split.pieces.size(), 2u);
+    EXPECT_EQ(split.state_bytes, 2u * 3 * 128 * 16 * 4);  // of every sequence
+    Index scanned = 0;
+    for (const LaunchPiece& piece : split.pieces) {
+      const Index after = p.seqlen - scanned - piece.problem.seqlen;
+      EXPECT_EQ(piece.problem.packed_begin, reverse ? after : scanned);
+      EXPECT_EQ(piece.problem.cu_seqlens, ends);
+      EXPECT_EQ(piece.takes_state, scanned > 0);
+      EXPECT_EQ(piece.gives_state, after > 0);
+      scanned += piece.problem.seqlen;
+    }
+    EXPECT_EQ(scanned, p.seqlen);
   }
 }
 
@@ -163,6 +171,10 @@ TEST(LaunchSplit, NoLaunchTakesLongOnSmallDevices) {
       p.reverse = pick(0, 1) == 1;
       p.is_complex = pick(0, 1) == 1;
       p.chunk_invariant = pick(0, 1) == 1;
+      if (p.batch == 1 || pick(0, 3) == 0) {
+        static const int ends[1] = {};
+        p.batch = 1, p.cu_seqlens = ends, p.sequences = pick(1, 100);
+      }
       SCOPED_TRACE(std::to_string(p.batch) + " x " + std::to_string(p.seqlen) + " x " + std::to_string(p.dim) + " x " +
                    std::to_string(p.dstate) + ", " + std::to_string(groups) + " groups");
       const LaunchSplit split = split_launches(p, card(sm_count));
@@ -181,6 +193,7 @@ TEST(LaunchSplit, NoLaunchTakesLongOnSmallDevices) {
 struct HostScan {
   SelectiveScanProblem p{};
   std::vector<float> u, delta, z, B, C, A, D, bias, initial, y, final_state;
+  std::vector<int> boundaries;
 
   HostScan(Index batch, Index seqlen, Index dim, Index dstate, Index ngroups, bool seq_last, bool is_complex,
            unsigned seed) {
@@ -217,6 +230,22 @@ struct HostScan {
     std::memset(final_state.data(), 0xff, final_state.size() * sizeof(float));
   }
 
+  // In place of the batch of one: `sequences` packed ones, some of them empty.
+  void pack(Index sequences) {
+    std::mt19937 random(7);
+    for (Index i = 1; i < sequences; ++i) boundaries.push_back(static_cast<int>(random() % (p.seqlen + 1)));
+    boundaries.insert(boundaries.end(), {0, 0, static_cast<int>(p.seqlen), static_cast<int>(p.seqlen)});
+    std::sort(boundaries.begin(), boundaries.end());
+    p.cu_seqlens = boundaries.data();
+    p.sequences = static_cast<Index>(boundaries.size()) - 1;
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    initial.resize(initial.size() * static_cast<std::size_t>(p.sequences));
+    for (float& value : initial) value = uniform(random);
+    final_state.assign(initial.size(), std::nanf(""));
+    p.initial_state.data = initial.data();
+    p.final_state.data = final_state.data();
+  }
+
   void expect_same_outputs(const HostScan& other) const {
     const auto difference = [](const std::vector<float>& a, const std::vector<float>& b) {
       float largest = 0;
@@ -235,12 +264,11 @@ int launches = 0;
 double longest_ms = 0;
 
 void run_on_cpu(const char* entry, void** arguments) {
-  if (std::string(entry) != "selective_scan_forward") return;
-  SelectiveScanProblem problem = static_cast<const SelectiveScanForwardParams*>(arguments[0])->problem;
-  problem.reverse = false;  // its strides are turned round already
+  const auto problem = test::launched_scan(entry, arguments);
+  if (!problem) return;
   ++launches;
-  longest_ms = std::max(longest_ms, estimated_launch_ms(problem, runtime().device(1).report));
-  cpu::selective_scan(problem, 1);
+  longest_ms = std::max(longest_ms, estimated_launch_ms(*problem, runtime().device(1).report));
+  cpu::selective_scan(*problem, 1);
 }
 
 class LaunchSplitOnDevice : public testing::Test {
@@ -293,14 +321,16 @@ TEST_F(LaunchSplitOnDevice, PartsGiveWhatOneLaunchGives) {
   struct Shape {
     Index batch, seqlen, dim, dstate, ngroups;
     bool seq_last, reverse, is_complex;
+    Index sequences = 0;  // packed, if not 0
   };
-  // Divided over batch; over groups; over channels of uneven groups; in time as well.
+  // Divided over batch; over groups; over channels of uneven groups; in time as well; of packed sequences too.
   const Shape shapes[] = {
-      {5, 3001, 90, 16, 1, false, false, false},  {1, 5000, 300, 16, 3, true, false, false},
-      {1, 4097, 780, 13, 2, false, true, false},  {2, 120001, 5, 64, 1, false, false, false},
-      {1, 20000, 131, 17, 1, true, false, false}, {1, 20000, 131, 17, 1, true, true, false},
-      {1, 10001, 40, 64, 1, false, true, false},  {2, 10001, 9, 16, 3, false, true, true},
-      {1, 12289, 5, 60, 1, true, false, true},
+      {5, 3001, 90, 16, 1, false, false, false},    {1, 5000, 300, 16, 3, true, false, false},
+      {1, 4097, 780, 13, 2, false, true, false},    {2, 120001, 5, 64, 1, false, false, false},
+      {1, 20000, 131, 17, 1, true, false, false},   {1, 20000, 131, 17, 1, true, true, false},
+      {1, 10001, 40, 64, 1, false, true, false},    {2, 10001, 9, 16, 3, false, true, true},
+      {1, 12289, 5, 60, 1, true, false, true},      {1, 20000, 131, 17, 1, false, false, false, 9},
+      {1, 20000, 131, 17, 1, true, true, false, 9}, {1, 12289, 5, 60, 1, false, true, true, 20},
   };
   for (const Shape& s : shapes) {
     SCOPED_TRACE(std::to_string(s.batch) + " x " + std::to_string(s.seqlen) + " x " + std::to_string(s.dim));
@@ -308,6 +338,7 @@ TEST_F(LaunchSplitOnDevice, PartsGiveWhatOneLaunchGives) {
     HostScan whole(s.batch, s.seqlen, s.dim, s.dstate, s.ngroups, s.seq_last, s.is_complex, seed);
     HostScan parts(s.batch, s.seqlen, s.dim, s.dstate, s.ngroups, s.seq_last, s.is_complex, seed);
     whole.p.reverse = parts.p.reverse = s.reverse;
+    if (s.sequences > 0) whole.pack(s.sequences), parts.pack(s.sequences);
     EXPECT_EQ(run(whole, 0), 1);
     EXPECT_GT(longest_ms, kLongestLaunchMs) << "nothing to divide";
     EXPECT_GT(run(parts, 1), 1);

@@ -82,7 +82,15 @@ void ScanSetup::pack_sequences() {
   boundaries_ = {0};
   for (const Index length : scan_.sequences) boundaries_.push_back(boundaries_.back() + length);
   int* values = device_.allocate<int>("cu_seqlens", boundaries_.size(), Access::kReadOnly);
-  for (std::size_t i = 0; i < boundaries_.size(); ++i) values[i] = static_cast<int>(boundaries_[i]);
+  p.packed_begin = scan_.packed_begin;
+  for (std::size_t i = 0; i < boundaries_.size(); ++i) {
+    const auto number = static_cast<Index>(i);
+    Index boundary = boundaries_[i] + p.packed_begin;
+    // What begins and ends at the edges of the part does so somewhere outside.
+    if (p.packed_begin > 0 && boundaries_[i] == 0) boundary = std::min(number, p.packed_begin);
+    if (p.packed_begin > 0 && boundaries_[i] == p.seqlen) boundary += number;
+    values[i] = static_cast<int>(boundary);
+  }
   p.cu_seqlens = values;
 }
 

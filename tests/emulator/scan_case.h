@@ -45,7 +45,8 @@ struct ScanCase {
   bool chunk_invariant = false;
   // Packed: the lengths of the sequences, whose sum is then the only one of seqlens.
   std::vector<Index> sequences;
-  int broken_sequence = -1;     // one whose u and B are NaN: the others must not notice
+  Index packed_begin = 0;    // if not 0, the steps scanned are part of a longer packed row, with others on both sides
+  int broken_sequence = -1;  // one whose u and B are NaN: the others must not notice
   bool state_in_place = false;  // final_state is initial_state's memory
   int sm_count = 1;             // few multiprocessors are full soon: the plan then gives a lane several channels
   int shared_kib = 100;         // of a multiprocessor: with less, tiles and channels are fewer

@@ -259,6 +259,7 @@ std::vector<ScanCase> scan_cases() {
       scan.is_complex = true, scan.dim = 5;
     }
     add_packed("PackedIntoOne", f16, channels).pack({37});
+    add_packed("PackedPart", reverse ? f32 : f16, reverse ? channels : steps).packed_begin = 5;
     add_packed("PackedNothing", f16, steps).pack({0, 0, 0});
     add_packed("PackedBroken", f32, reverse ? channels : steps).broken_sequence = 8;
     add_packed("PackedManyStates", f16, reverse ? channels : steps).dstate = 300;
@@ -273,6 +274,7 @@ std::vector<ScanCase> scan_cases() {
     add_long_packed("LongPackedFloat32Steps", f32, steps);
     add_long_packed("LongPackedFloat16Channels", f16, channels);
     add_long_packed("LongPackedBFloat16Steps", bf16, steps).dim = 5;
+    add_long_packed("LongPackedPart", f16, reverse ? steps : channels).packed_begin = 1000;
     add_long_packed("LongPackedBare", f32, channels).bare();
     add_long_packed("LongPackedFinal", f16, steps).bare().final = true;
     add_long_packed("LongPackedBroken", f16, reverse ? channels : steps).broken_sequence = 4;

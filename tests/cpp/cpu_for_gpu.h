@@ -1,0 +1,35 @@
+// The CPU backend where a GPU would run the kernel: what the fake driver is given to launch.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "cpu/selective_scan.h"
+#include "cpu/subproblem.h"
+#include "selective_scan/forward_params.h"
+#include "selective_scan/team_params.h"
+
+namespace mamba_scan::test {
+
+// The whole scan that a launch stands for, as the caller laid it out; none for the kernels that only prepare one.
+inline std::optional<SelectiveScanProblem> launched_scan(const std::string& entry, void** arguments) {
+  SelectiveScanProblem problem;
+  if (entry == "selective_scan_forward") {
+    problem = static_cast<const SelectiveScanForwardParams*>(arguments[0])->problem;
+  } else if (entry == "selective_scan_team") {
+    problem = static_cast<const SelectiveScanTeamParams*>(arguments[0])->problem;
+  } else {
+    return std::nullopt;
+  }
+  if (problem.reverse) {  // plan() has turned it round already, which the CPU backend would do again
+    problem = cpu::turned_around(problem);
+    problem.reverse = true;
+  }
+  return problem;
+}
+
+inline void run_on_cpu(const char* entry, void** arguments) {
+  if (const auto problem = launched_scan(entry, arguments)) cpu::selective_scan(*problem, 1);
+}
+
+}  // namespace mamba_scan::test
