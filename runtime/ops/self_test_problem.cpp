@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <complex>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -71,8 +72,11 @@ std::function<void(void*)> slot(T*& member) {
   return [&member](void* address) { member = static_cast<T*>(address); };
 }
 
-double relative_error(const unsigned char* got, DType dtype, const std::vector<double>& expected) {
-  double error = 0, scale = 0;
+constexpr std::size_t kFewValues = 64;
+
+double relative_error(const unsigned char* got, DType dtype, const std::vector<double>& expected,
+                      double largest_terms) {
+  double error = 0, scale = expected.size() < kFewValues ? largest_terms : 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const double difference = std::fabs(get(got + i * bytes_of(dtype), dtype) - expected[i]);
     if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
@@ -86,6 +90,8 @@ double relative_error(const unsigned char* got, DType dtype, const std::vector<d
 
 TestProblem::TestProblem(std::mt19937& random) {
   choose_sizes(random);
+  choose_features(random);
+  place_tensors();
   fill(random);
   compute_reference();
   prepare();
@@ -99,6 +105,10 @@ void TestProblem::choose_sizes(std::mt19937& random) {
   p.ngroups = pick(random, {1, 1, 2});
   p.dim = p.ngroups * pick(random, {1, 5, 16, 33, 64});
   p.dstate = pick(random, {1, 3, 8, 16, 17, 64});
+}
+
+void TestProblem::choose_features(std::mt19937& random) {
+  SelectiveScanProblem& p = problem_;
   p.delta_softplus = coin(random);
   seq_contiguous_ = coin(random);
   has_z_ = coin(random);
@@ -108,6 +118,22 @@ void TestProblem::choose_sizes(std::mt19937& random) {
   p.B.constant = random() % 4 == 0;
   p.C.constant = random() % 4 == 0;
   if (p.B.constant && p.C.constant) p.ngroups = 1;
+  p.reverse = random() % 4 == 0;
+  p.is_complex = random() % 4 == 0;
+  p.chunk_invariant = random() % 4 == 0;
+  if (random() % 4 == 0) pack(random);
+}
+
+// One row of up to seven sequences, some of them perhaps empty.
+void TestProblem::pack(std::mt19937& random) {
+  SelectiveScanProblem& p = problem_;
+  p.batch = 1;
+  p.sequences = pick(random, {1, 3, 7});
+  boundaries_ = {0, static_cast<int>(p.seqlen)};
+  while (static_cast<Index>(boundaries_.size()) <= p.sequences)
+    boundaries_.push_back(static_cast<int>(random() % static_cast<unsigned>(p.seqlen + 1)));
+  std::sort(boundaries_.begin(), boundaries_.end());
+  p.cu_seqlens = boundaries_.data();
 }
 
 std::vector<double> TestProblem::add(std::function<void(void*)> set_pointer, Index count, DType dtype,
@@ -134,77 +160,118 @@ void TestProblem::add_output(std::function<void(void*)> set_pointer, Index count
   tensors_.push_back(std::move(tensor));
 }
 
+void TestProblem::place_tensors() {
+  SelectiveScanProblem& p = problem_;
+  const Index parts = p.is_complex ? 2 : 1;
+  for (SequenceTensor* tensor : {&p.u, &p.delta, &p.z, &p.y}) {
+    tensor->batch_stride = p.seqlen * p.dim;
+    tensor->seq_stride = seq_contiguous_ ? 1 : p.dim;
+    tensor->dim_stride = seq_contiguous_ ? p.seqlen : 1;
+  }
+  for (ProjectionTensor* tensor : {&p.B, &p.C}) {
+    tensor->imag_stride = 1;
+    tensor->state_stride = parts;
+    tensor->group_stride = p.dstate * parts;
+    tensor->seq_stride = tensor->constant ? 0 : p.ngroups * p.dstate * parts;
+    tensor->batch_stride = tensor->constant ? 0 : p.seqlen * p.ngroups * p.dstate * parts;
+  }
+  for (StateTensor* tensor : {&p.initial_state, &p.final_state}) {
+    tensor->batch_stride = p.dim * p.dstate * parts;
+    tensor->dim_stride = p.dstate * parts;
+    tensor->state_stride = parts;
+    tensor->imag_stride = 1;
+  }
+  p.A_dim_stride = p.dstate * parts;
+  p.A_state_stride = parts;
+  p.A_imag_stride = 1;
+}
+
 void TestProblem::fill(std::mt19937& random) {
   SelectiveScanProblem& p = problem_;
+  const Index parts = p.is_complex ? 2 : 1;
   const Index sequence = p.batch * p.seqlen * p.dim;
-  const Index states = p.batch * p.dim * p.dstate;
-  const Index projection = p.batch * p.seqlen * p.ngroups * p.dstate;
-  const auto place = [&](SequenceTensor& tensor) {
-    tensor.batch_stride = p.seqlen * p.dim;
-    tensor.seq_stride = seq_contiguous_ ? 1 : p.dim;
-    tensor.dim_stride = seq_contiguous_ ? p.seqlen : 1;
-  };
-  const auto place_projection = [&](ProjectionTensor& tensor) {
-    tensor.state_stride = 1;
-    tensor.group_stride = p.dstate;
-    tensor.seq_stride = tensor.constant ? 0 : p.ngroups * p.dstate;
-    tensor.batch_stride = tensor.constant ? 0 : p.seqlen * p.ngroups * p.dstate;
-  };
-  const auto place_state = [&](StateTensor& tensor) {
-    tensor.batch_stride = p.dim * p.dstate;
-    tensor.dim_stride = p.dstate;
-    tensor.state_stride = 1;
-  };
-  for (SequenceTensor* tensor : {&p.u, &p.delta, &p.z, &p.y}) place(*tensor);
-  for (ProjectionTensor* tensor : {&p.B, &p.C}) place_projection(*tensor);
-  for (StateTensor* tensor : {&p.initial_state, &p.final_state}) place_state(*tensor);
-  p.A_dim_stride = p.dstate;
-  p.A_state_stride = 1;
-
+  const Index weights = p.dim * p.dstate * parts;
   const DType f32 = DType::kFloat32;
-  const auto projection_count = [&](const ProjectionTensor& t) { return t.constant ? p.dim * p.dstate : projection; };
+  const auto projection_count = [&](const ProjectionTensor& t) {
+    return t.constant ? weights : p.batch * p.seqlen * p.ngroups * p.dstate * parts;
+  };
   u_ = add(slot(p.u.data), sequence, p.dtype, random, -1, 1);
   delta_ =
       add(slot(p.delta.data), sequence, p.dtype, random, p.delta_softplus ? -4 : 0.001, p.delta_softplus ? 1 : 0.3);
-  a_ = add(slot(p.A), p.dim * p.dstate, f32, random, -8, -0.1);
+  // The angle that a complex state turns by is no more exact than delta, 1e-6 with softplus: hence no large ones.
+  a_ = add(slot(p.A), weights, f32, random, p.is_complex ? -2 : -8, -0.1);
   b_ = add(slot(p.B.data), projection_count(p.B), p.B.constant ? f32 : p.dtype, random, -1, 1);
   c_ = add(slot(p.C.data), projection_count(p.C), p.C.constant ? f32 : p.dtype, random, -1, 1);
   if (has_z_) z_ = add(slot(p.z.data), sequence, p.dtype, random, -3, 3);
   if (has_d_) d_ = add(slot(p.D), p.dim, f32, random, -1, 1);
   if (has_bias_) bias_ = add(slot(p.delta_bias), p.dim, f32, random, 0, 0.5);
-  if (has_initial_) initial_ = add(slot(p.initial_state.data), states, f32, random, -1, 1);
+  if (has_initial_) initial_ = add(slot(p.initial_state.data), states() * weights, f32, random, -1, 1);
+  if (p.cu_seqlens != nullptr) {
+    TestTensor tensor;
+    tensor.set_pointer = slot(p.cu_seqlens);
+    tensor.bytes.resize(boundaries_.size() * sizeof(int));
+    std::memcpy(tensor.bytes.data(), boundaries_.data(), tensor.bytes.size());
+    tensors_.push_back(std::move(tensor));
+  }
   add_output(slot(p.y.data), sequence, p.dtype);
-  add_output(slot(p.final_state.data), states, f32);
+  add_output(slot(p.final_state.data), states() * weights, f32);
 }
 
-// The formula of kernels/selective_scan/problem.h, one step after the other, in float64.
+// The formula of kernels/selective_scan/problem.h, one step after the other, in float64: steps begin to end - 1 of a
+// channel, whose state is the `sequence`th.
+void TestProblem::scan_channel(Index batch, Index channel, Index sequence, Index begin, Index end) {
+  using Complex = std::complex<double>;
+  const SelectiveScanProblem& p = problem_;
+  const auto real_at = [](const std::vector<double>& values, Index i) { return values[static_cast<std::size_t>(i)]; };
+  const auto at = [&](const std::vector<double>& values, Index i) {
+    return Complex(real_at(values, i), p.is_complex ? real_at(values, i + 1) : 0.0);
+  };
+  const Index group = channel / (p.dim / p.ngroups), parts = p.is_complex ? 2 : 1;
+  const Index state = sequence * p.final_state.batch_stride + channel * p.final_state.dim_stride;
+  std::vector<Complex> h(static_cast<std::size_t>(p.dstate));
+  for (std::size_t n = 0; n < h.size() && has_initial_; ++n) h[n] = at(initial_, state + static_cast<Index>(n) * parts);
+  std::vector<double> terms(h.size());  // h, had all of its terms one sign
+  std::transform(h.begin(), h.end(), terms.begin(), [](Complex value) { return std::abs(value); });
+  for (Index done = 0; done < end - begin; ++done) {
+    const Index t = p.reverse ? end - 1 - done : begin + done;
+    const Index i = batch * p.u.batch_stride + t * p.u.seq_stride + channel * p.u.dim_stride;
+    const auto projected = [&](const std::vector<double>& values, const ProjectionTensor& tensor, Index n) {
+      return at(values, batch * tensor.batch_stride + t * tensor.seq_stride +
+                            (tensor.constant ? channel : group) * tensor.group_stride + n * parts);
+    };
+    double dt = real_at(delta_, i) + (has_bias_ ? real_at(bias_, channel) : 0.0);
+    if (p.delta_softplus && dt <= 20) dt = std::log1p(std::exp(dt));
+    double y = has_d_ ? real_at(d_, channel) * real_at(u_, i) : 0.0, y_terms = std::fabs(y);
+    for (std::size_t k = 0; k < h.size(); ++k) {
+      const auto n = static_cast<Index>(k);
+      const Complex rate = at(a_, channel * p.A_dim_stride + n * parts);
+      const Complex decay = std::exp(dt * rate), added = dt * real_at(u_, i) * projected(b_, p.B, n);
+      const double times = p.is_complex ? 2 : 1;
+      h[k] = decay * h[k] + added;
+      terms[k] = std::abs(decay) * terms[k] + std::abs(added);
+      y += times * (h[k] * projected(c_, p.C, n)).real();
+      y_terms += times * terms[k] * std::abs(projected(c_, p.C, n));
+    }
+    const double gate = has_z_ ? real_at(z_, i) / (1 + std::exp(-real_at(z_, i))) : 1.0;
+    expected_y_[static_cast<std::size_t>(i)] = y * gate;
+    largest_terms_y_ = std::max(largest_terms_y_, y_terms * std::fabs(gate));
+  }
+  for (double value : terms) largest_terms_state_ = std::max(largest_terms_state_, value);
+  for (std::size_t n = 0; n < h.size(); ++n) {
+    const auto place = static_cast<std::size_t>(state + static_cast<Index>(n) * parts);
+    expected_state_[place] = h[n].real();
+    if (p.is_complex) expected_state_[place + 1] = h[n].imag();
+  }
+}
+
 void TestProblem::compute_reference() {
   const SelectiveScanProblem& p = problem_;
   expected_y_.assign(static_cast<std::size_t>(p.batch * p.seqlen * p.dim), 0.0);
-  expected_state_.assign(static_cast<std::size_t>(p.batch * p.dim * p.dstate), 0.0);
-  const auto at = [](const std::vector<double>& values, Index i) { return values[static_cast<std::size_t>(i)]; };
-  for (Index b = 0; b < p.batch; ++b) {
-    for (Index d = 0; d < p.dim; ++d) {
-      const Index group = d / (p.dim / p.ngroups);
-      double* h = expected_state_.data() + (b * p.dim + d) * p.dstate;
-      for (Index n = 0; n < p.dstate && has_initial_; ++n) h[n] = at(initial_, (b * p.dim + d) * p.dstate + n);
-      for (Index t = 0; t < p.seqlen; ++t) {
-        const Index i = b * p.u.batch_stride + t * p.u.seq_stride + d * p.u.dim_stride;
-        const auto projected = [&](const std::vector<double>& values, const ProjectionTensor& tensor, Index n) {
-          return at(values, b * tensor.batch_stride + t * tensor.seq_stride +
-                                (tensor.constant ? d : group) * tensor.group_stride + n);
-        };
-        double dt = at(delta_, i) + (has_bias_ ? at(bias_, d) : 0.0);
-        if (p.delta_softplus && dt <= 20) dt = std::log1p(std::exp(dt));
-        double y = has_d_ ? at(d_, d) * at(u_, i) : 0.0;
-        for (Index n = 0; n < p.dstate; ++n) {
-          h[n] = std::exp(dt * at(a_, d * p.dstate + n)) * h[n] + dt * at(u_, i) * projected(b_, p.B, n);
-          y += h[n] * projected(c_, p.C, n);
-        }
-        if (has_z_) y *= at(z_, i) / (1 + std::exp(-at(z_, i)));
-        expected_y_[static_cast<std::size_t>(i)] = y;
-      }
-    }
+  expected_state_.assign(static_cast<std::size_t>(states() * p.final_state.batch_stride), 0.0);
+  for (Index d = 0; d < p.dim; ++d) {
+    for (Index b = 0; b < p.batch && boundaries_.empty(); ++b) scan_channel(b, d, b, 0, p.seqlen);
+    for (std::size_t i = 0; i + 1 < boundaries_.size(); ++i)
+      scan_channel(0, d, static_cast<Index>(i), boundaries_[i], boundaries_[i + 1]);
   }
 }
 
@@ -216,11 +283,11 @@ void TestProblem::prepare() {
 }
 
 double TestProblem::relative_error_y() const {
-  return relative_error(tensors_[tensors_.size() - 2].bytes.data(), problem_.dtype, expected_y_);
+  return relative_error(tensors_[tensors_.size() - 2].bytes.data(), problem_.dtype, expected_y_, largest_terms_y_);
 }
 
 double TestProblem::relative_error_state() const {
-  return relative_error(tensors_.back().bytes.data(), DType::kFloat32, expected_state_);
+  return relative_error(tensors_.back().bytes.data(), DType::kFloat32, expected_state_, largest_terms_state_);
 }
 
 double TestProblem::tolerance_y() const {
@@ -239,7 +306,8 @@ double TestProblem::tolerance_state() const { return 1e-5; }
 std::string TestProblem::shape() const {
   const SelectiveScanProblem& p = problem_;
   return "batch=" + std::to_string(p.batch) + " seqlen=" + std::to_string(p.seqlen) + " dim=" + std::to_string(p.dim) +
-         " dstate=" + std::to_string(p.dstate) + " ngroups=" + std::to_string(p.ngroups);
+         " dstate=" + std::to_string(p.dstate) + " ngroups=" + std::to_string(p.ngroups) +
+         (p.cu_seqlens != nullptr ? " sequences=" + std::to_string(p.sequences) : "");
 }
 
 std::string TestProblem::features() const {
@@ -251,6 +319,10 @@ std::string TestProblem::features() const {
   if (has_initial_) text += " initial_state";
   if (problem_.B.constant) text += " constant-B";
   if (problem_.C.constant) text += " constant-C";
+  if (problem_.cu_seqlens != nullptr) text += " packed";
+  if (problem_.reverse) text += " reverse";
+  if (problem_.is_complex) text += " complex";
+  if (problem_.chunk_invariant) text += " chunk-invariant";
   return text;
 }
 
