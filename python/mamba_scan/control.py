@@ -55,6 +55,7 @@ def tune(
     dtype: str = "float16",
     layout: str = "bld",
     full: bool = False,
+    thorough: bool = False,
     device: int = 0,
 ) -> dict[str, Any]:
     """Time the plans for one scan on a GPU; keep the fastest, beside the kernel cache, for scans like it.
@@ -67,6 +68,8 @@ def tune(
         As in :func:`mamba_scan.selective_scan`.
     full : bool
         With z, D, delta_bias and softplus.
+    thorough : bool
+        Go on with plans that differ from the fastest in one detail, until none is faster.
     device : int
         Number of the GPU.
 
@@ -77,7 +80,7 @@ def tune(
     ValueError
         There is no such scan.
     """
-    return json.loads(_runtime.tune(batch, seqlen, dim, dstate, groups, dtype, layout, full, device))
+    return json.loads(_runtime.tune(batch, seqlen, dim, dstate, groups, dtype, layout, full, thorough, device))
 
 
 def self_test(problems: int = 12, seed: int = 0, cpu: bool = True, cuda: bool = True) -> dict[str, Any]:

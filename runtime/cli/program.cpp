@@ -97,6 +97,7 @@ class CommandLine {
         ->capture_default_str()
         ->check(CLI::IsMember({"bld", "bdl"}));
     command->add_flag("--full", tune_.full, "With z, D, delta_bias and softplus");
+    command->add_flag("--thorough", tune_.thorough, "Go on with what differs from the fastest plan in one detail");
     command->add_option("--device", tune_.device)->capture_default_str();
     command->callback([this] { code_ = tune(tune_, json_); });
   }

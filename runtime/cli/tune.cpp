@@ -2,11 +2,21 @@
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "cli/commands.h"
 #include "cli/exit_codes.h"
 
 namespace mamba_scan::cli {
+namespace {
+
+std::string kind_of(const nlohmann::ordered_json& candidate) {
+  const auto text = [&](const char* name) { return std::to_string(candidate.at(name).get<int>()); };
+  if (candidate.at("segments") != 0) return "team of " + text("helpers") + ", " + text("segments") + " segments";
+  return text("channels") + " channels, " + (candidate.at("cut").get<bool>() ? "cut in time" : "whole");
+}
+
+}  // namespace
 
 int tune(const ops::TuneOptions& options, bool json) {
   const auto report = nlohmann::ordered_json::parse(ops::tune_json(options));
@@ -19,8 +29,8 @@ int tune(const ops::TuneOptions& options, bool json) {
   int index = 0;
   for (const auto& candidate : report.at("candidates")) {
     std::cout << (index++ == report.at("chosen").get<int>() ? "* " : "  ") << std::setw(2) << candidate.at("lanes")
-              << " lanes, " << candidate.at("channels") << " channels, "
-              << (candidate.at("cut").get<bool>() ? "cut in time" : "whole      ") << std::setw(12)
+              << " lanes, " << kind_of(candidate) << ", tile " << std::setw(2) << candidate.at("tile") << ", unroll "
+              << std::setw(2) << candidate.at("unroll") << ", " << candidate.at("stages") << " stages" << std::setw(12)
               << candidate.at("us").get<double>() << " us, expected " << candidate.at("expected_us").get<double>()
               << " us\n";
   }

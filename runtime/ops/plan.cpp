@@ -14,6 +14,7 @@ namespace mamba_scan::ops {
 namespace {
 
 constexpr int kMostComplexOfLane = 8;  // states of all of a lane's channels: more would not fit its registers
+constexpr std::size_t kMostStaticShared = 48 << 10;  // of a block, on every device
 
 template <class Value>
 Value ceil_div(Value value, Value divisor) {
@@ -166,6 +167,19 @@ int next_power_of_two(int value) {
 // A lane holds 16 states of a channel at most.
 int fewest_lanes(int dstate) { return std::min(32, next_power_of_two(ceil_div(dstate, 16))); }
 
+bool has_details(const PlanChoice& choice) { return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0; }
+
+PlanChoice without_details(const PlanChoice& choice) { return {choice.lanes, choice.channels, choice.cut}; }
+
+// Can kernels have this tile, unroll and number of stages?
+bool can_be_compiled(const PlanChoice& choice) {
+  const auto is_power = [](int value, int least, int most) {
+    return value == 0 || (value >= least && value <= most && value == next_power_of_two(value));
+  };
+  return is_power(choice.tile, 4, 64) && is_power(choice.unroll, 2, 16) && choice.stages != 1 && choice.stages >= 0 &&
+         choice.stages <= 8;
+}
+
 // All ways to share a channel's states among lanes and channels among warps, whole or, where that is possible, cut in
 // time into as many shares as fill all schedulers alike; the one wanted where it is among them, otherwise the fastest
 // by the model.
@@ -182,7 +196,8 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
   Candidate best;
   bool found = false;
   const auto consider = [&](const Candidate& c) {
-    const bool is_wanted = wanted && *wanted == PlanChoice{c.variant.lanes, c.variant.channels, c.variant.cut};
+    const bool is_wanted =
+        wanted && without_details(*wanted) == PlanChoice{c.variant.lanes, c.variant.channels, c.variant.cut};
     if (best.slots == 0 || (is_wanted && !found) || (is_wanted == found && c.clocks < best.clocks)) best = c;
     found = found || is_wanted;
   };
@@ -196,6 +211,7 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
       v.channels = static_cast<std::int16_t>(channels);
       if (v.is_complex && v.states * v.channels > kMostComplexOfLane) continue;
       v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
+      if (wanted && wanted->stages > 0) v.stages = wanted->stages;
       v.min_blocks = static_cast<std::int16_t>(std::min<int>(blocks_for_registers(v), block_slots(device)));
       const int blocks = blocks_per_sm(v, device);
       if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory
@@ -306,8 +322,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   return out;
 }
 
-// ---- slices of the states
-// -------------------------------------------------------------------------------------------------
+// ---- slices of the states -------------------------------------------------------------------------------------------
 
 // The problem with `count` states only, the first of them being state `first`. D, z and y remain the whole's.
 SelectiveScanProblem some_states(const SelectiveScanProblem& problem, Index first, Index count) {
@@ -334,7 +349,7 @@ std::int16_t tile_for(const SelectiveScanProblem& problem, ForwardVariant v, con
   int steps = 32 / element_size(problem.dtype);
   if (problem.is_complex && problem.dstate > 32) steps /= 2;
   // Few states are scanned so quickly that what a tile costs besides its steps shows.
-  if (!problem.is_complex && !v.seq_contiguous && problem.dstate > 1 && problem.dstate <= 8) steps *= 2;
+  if (!problem.is_complex && problem.dstate > 1 && problem.dstate <= 8) steps *= 2;
   v.tile = static_cast<std::int16_t>(steps);
   while (v.tile > kShortest && blocks_per_sm(v, device) < 4) v.tile /= 2;
   return v.tile;
@@ -361,7 +376,7 @@ std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver
   const Index per_sm = ceil_div<Index>(slots, std::max(device.sm_count, 1));
   for (carry.carry_stages = 6; carry.carry_stages > 2; --carry.carry_stages) {
     const ForwardVariant tried = carry_variant(carry);
-    if (tried.shared_bytes() <= (std::size_t{48} << 10) &&
+    if (tried.shared_bytes() <= kMostStaticShared &&
         blocks_per_sm(tried, device) >= std::min<Index>(per_sm, tried.min_blocks))
       break;
   }
@@ -441,6 +456,11 @@ jit::Variant ForwardVariant::compose() const {
 
 ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::DeviceReport& device,
                          const PlanChoice* choice) {
+  if (choice != nullptr && (choice->segments > 0 || as_stored.chunk_invariant)) choice = nullptr;
+  if (choice != nullptr && !can_be_compiled(*choice)) {
+    const PlanChoice simple = without_details(*choice);
+    return plan_forward(as_stored, device, &simple);
+  }
   const SelectiveScanProblem whole = in_scan_order(as_stored);
   const Index slice_states = states_at_once(whole);
   const int slices = static_cast<int>(ceil_div<Index>(whole.dstate, slice_states));
@@ -452,13 +472,13 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.has_z = problem.z.data != nullptr;
   v.is_complex = problem.is_complex;
   v.packed = problem.cu_seqlens != nullptr;
-  v.tile = tile_for(problem, v, device);
+  v.tile = choice && choice->tile > 0 ? choice->tile : tile_for(problem, v, device);
   v.seq_contiguous = is_seq_contiguous(problem);
   v.b_order = order_of(problem.B, problem, v.tile);
   v.c_order = order_of(problem.C, problem, v.tile);
   v.reverse = problem.reverse && has_adjacent_steps(v);
   const int unroll = v.seq_contiguous && !problem.is_complex ? 16 / element_size(v.dtype) : 4;
-  v.unroll = static_cast<std::int16_t>(std::min<int>(unroll, v.tile));
+  v.unroll = static_cast<std::int16_t>(std::min<int>(choice && choice->unroll > 0 ? choice->unroll : unroll, v.tile));
   v.softplus = problem.delta_softplus;
   v.has_bias = problem.delta_bias != nullptr;
   v.has_d = problem.D != nullptr;
@@ -475,6 +495,11 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.z_vectored = !v.has_z || is_vectored(problem.z, problem, v.seq_contiguous, copied);
   v.y_vectored = is_vectored(problem.y, problem, v.seq_contiguous, copied);
   if (v.cut) v.carry_stages = carry_stages_for(v, chosen.slots, device);
+  if (choice != nullptr && has_details(*choice) &&
+      (v.shared_bytes() > kMostStaticShared || (v.cut && carry_variant(v).shared_bytes() > kMostStaticShared))) {
+    const PlanChoice simple = without_details(*choice);
+    return plan_forward(as_stored, device, &simple);
+  }
 
   const Index channels_per_group = problem.dim / problem.ngroups;
   const Index tiles_per_row = std::max<Index>(1, ceil_div<Index>(problem.seqlen, v.tile));

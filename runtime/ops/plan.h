@@ -99,14 +99,21 @@ MAMBA_SCAN_API unsigned compose_blocks(const SlicePlan& plan);
 // What a model of the device chooses, unless it has been measured (ops/tuning.h).
 struct PlanChoice {
   std::int16_t lanes = 0;
-  std::int16_t channels = 0;
+  std::int16_t channels = 1;
   bool cut = false;
+  // As in ForwardVariant, or, where there are segments, TeamVariant, whose depth is its stages. 0: as plan_forward()
+  // or plan_team_as() would have it.
+  std::int16_t tile = 0;
+  std::int16_t unroll = 0;
+  std::int16_t stages = 0;
+  std::int16_t segments = 0;  // 0: not the team kernel (ops/team_plan.h), for which alone this and helpers are meant
+  std::int16_t helpers = 0;
 
   auto operator<=>(const PlanChoice&) const = default;
 };
 
 // The problem must have passed check(). Throws ArgumentError for what CUDA kernels do not serve. A choice that is not
-// possible for the problem is not made.
+// possible for the problem is not made, and none with chunk_invariant: the plan must not depend on what was measured.
 MAMBA_SCAN_API ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                                         const PlanChoice* choice = nullptr);
 

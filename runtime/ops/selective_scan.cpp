@@ -151,9 +151,10 @@ ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& d
 
 // What was tuned stays with the kernel it was tuned for.
 std::optional<TeamPlan> team_plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
-  std::optional<TeamPlan> plan = plan_team(problem, device.report);
-  if (plan && device_tuning(device).find(problem)) plan.reset();
-  return plan;
+  const std::optional<PlanChoice> tuned = device_tuning(device).find(problem);
+  if (!tuned) return plan_team(problem, device.report);
+  if (tuned->segments == 0) return std::nullopt;
+  return plan_team_as(problem, device.report, team_shape(*tuned, problem.dstate));
 }
 
 std::size_t scratch_bytes(const ForwardPlan& plan) {

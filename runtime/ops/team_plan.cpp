@@ -30,6 +30,10 @@ constexpr double kWarpsStates = 2048.0 * 16 / 132;
 constexpr double kWarpsUncutOnce = 5000;
 constexpr double kWarpsUncutStep = 100;  // latency: few warps per scheduler
 
+constexpr int kUsualTile = 16;
+constexpr int kMostDepth = 8;
+constexpr int kMostWarps = 16;  // that compute, and that help: a block has 32
+
 // Below this, starting the pipeline of tiles takes longer than the steps.
 constexpr Index kFewestSteps = 64;
 
@@ -57,17 +61,31 @@ bool is_copyable(const SelectiveScanProblem& p, const TeamVariant& v) {
   return order_of(p.B, p, v.tile) == needed && order_of(p.C, p, v.tile) == needed;
 }
 
-// Shorter tiles, and fewer of them under way, where a block's shared memory would not suffice.
-bool fit_shared_memory(TeamVariant& v, const driver::DeviceReport& device) {
+// Shorter tiles, and fewer of them under way, where a block's shared memory would not suffice for the usual ones.
+bool fit_shared_memory(TeamVariant& v, TeamShape shape, const driver::DeviceReport& device) {
   const std::size_t most = std::max(kSharedOfEveryDevice, device.shared_per_block_optin);
-  for (const int tile : {16, 8}) {
-    for (int depth = v.segments == 1 ? 4 : 3; depth >= 2; --depth) {
+  for (const int tile : {32, 16, 8}) {
+    if (shape.tile > 0 ? tile != shape.tile : tile > kUsualTile) continue;
+    for (int depth = kMostDepth; depth >= 2; --depth) {
+      if (shape.depth > 0 ? depth != shape.depth : depth > (v.segments == 1 ? 4 : 3)) continue;
       v.tile = static_cast<std::int16_t>(tile);
       v.depth = static_cast<std::int16_t>(depth);
       if (v.shared_bytes() <= most) return true;
     }
   }
   return false;
+}
+
+bool is_possible(const TeamShape& shape) {
+  return is_power_of_two(shape.states) && is_power_of_two(shape.segments) && shape.segments <= kMostWarps &&
+         shape.helpers >= 0 && shape.helpers <= kMostWarps;
+}
+
+void set_warps(TeamVariant& v, TeamShape shape) {
+  const int fewest = 4;  // one for every scheduler
+  v.segments = static_cast<std::int16_t>(shape.segments);
+  v.warps = static_cast<std::int16_t>(std::max(fewest, shape.segments));
+  v.helpers = static_cast<std::int16_t>(shape.helpers > 0 ? shape.helpers : v.warps);
 }
 
 double team_clocks(const TeamVariant& v, Index seqlen) {
@@ -129,7 +147,7 @@ jit::Variant TeamVariant::team() const {
 
 std::optional<TeamPlan> plan_team_as(const SelectiveScanProblem& as_stored, const driver::DeviceReport& device,
                                      TeamShape shape) {
-  if (!is_served(as_stored, device)) return std::nullopt;
+  if (!is_served(as_stored, device) || !is_possible(shape)) return std::nullopt;
   const SelectiveScanProblem problem = in_scan_order(as_stored);
   TeamPlan plan;
   TeamVariant& v = plan.variant;
@@ -137,7 +155,7 @@ std::optional<TeamPlan> plan_team_as(const SelectiveScanProblem& as_stored, cons
   v.dstate = static_cast<std::int16_t>(problem.dstate);
   v.states = static_cast<std::int16_t>(shape.states);
   v.lanes = static_cast<std::int16_t>(problem.dstate / shape.states);
-  v.segments = static_cast<std::int16_t>(shape.segments);
+  set_warps(v, shape);
   v.seq_contiguous = is_seq_contiguous(problem);
   v.softplus = problem.delta_softplus;
   v.has_bias = problem.delta_bias != nullptr;
@@ -149,7 +167,7 @@ std::optional<TeamPlan> plan_team_as(const SelectiveScanProblem& as_stored, cons
   if (v.seq_contiguous && problem.reverse) return std::nullopt;
   // Channels are converted in pairs.
   if (v.lanes < 1 || v.lanes > 32 || v.channels() % 2 != 0) return std::nullopt;
-  if (!fit_shared_memory(v, device) || !is_copyable(problem, v)) return std::nullopt;
+  if (!fit_shared_memory(v, shape, device) || !is_copyable(problem, v)) return std::nullopt;
 
   const Index channels_per_group = problem.dim / problem.ngroups;
   const Index blocks_per_group = ceil_div<Index>(channels_per_group, v.channels());
@@ -199,9 +217,9 @@ std::vector<TeamVariant> shipped_team_variants(int capability) {
     v.dstate = static_cast<std::int16_t>(dstate);
     v.states = static_cast<std::int16_t>(shape.states);
     v.lanes = static_cast<std::int16_t>(dstate / shape.states);
-    v.segments = static_cast<std::int16_t>(shape.segments);
+    set_warps(v, shape);
     v.softplus = v.has_bias = v.has_d = v.has_z = v.has_initial = v.has_final = full;
-    if (fit_shared_memory(v, device)) out.push_back(v);
+    if (fit_shared_memory(v, shape, device)) out.push_back(v);
   };
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (bool seq_contiguous : {false, true})

@@ -45,17 +45,20 @@ struct TeamVariant {
   MAMBA_SCAN_API jit::Variant team() const;
 };
 
-// The two choices that decide how much of a device a problem fills.
+// The choices that decide how much of a device a problem fills. 0: as many as suit the others.
 struct TeamShape {
   int states = 2;    // per lane
-  int segments = 1;  // of time: 1, 2 or 4
+  int segments = 1;  // of time: 1, 2, 4, 8 or 16
+  int tile = 0;      // steps: 8, 16 or 32
+  int depth = 0;     // tiles under way, at least 2
+  int helpers = 0;   // warps, 16 at most
 };
 
 struct TeamPlan {
   TeamVariant variant;
   SelectiveScanTeamParams params;  // the problem in the order of scanning
   unsigned blocks = 0;
-  double clocks = 0;  // that it is expected to take
+  double clocks = 0;  // that it is expected to take, where every block has a multiprocessor of its own
 };
 
 // Nothing where the kernel does not serve the problem in that shape: the problem's kind, its strides and alignment, the

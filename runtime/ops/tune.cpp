@@ -1,12 +1,15 @@
 #include "ops/tune.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -17,7 +20,6 @@
 #include "driver/stream.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
-#include "ops/team_plan.h"
 #include "ops/tuning.h"
 #include "platform/error.h"
 
@@ -194,41 +196,87 @@ std::string describe(const TuneOptions& o) {
   return text + " " + o.dtype + " " + o.layout + (o.full ? " z D softplus bias" : "");
 }
 
-std::vector<Candidate> candidates_of(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                                     int most) {
-  std::vector<Candidate> candidates;
-  for (const PlanChoice& choice : plan_choices(problem, device)) {
-    if (static_cast<int>(candidates.size()) == most) break;
-    const double mhz = device.clock_khz > 0 ? device.clock_khz / 1e3 : 1e3;
-    candidates.push_back({choice, plan_forward(problem, device, &choice).clocks / mhz, 1, {}});
+void append(std::vector<Candidate>& candidates, const std::vector<ExpectedChoice>& choices,
+            const driver::DeviceReport& device) {
+  const double mhz = device.clock_khz > 0 ? device.clock_khz / 1e3 : 1e3;
+  for (const ExpectedChoice& expected : choices) {
+    const bool known = std::any_of(candidates.begin(), candidates.end(),
+                                   [&](const Candidate& c) { return c.choice == expected.choice; });
+    if (!known) candidates.push_back({expected.choice, expected.clocks / mhz, 1, {}});
   }
-  return candidates;
 }
 
-void measure(std::vector<Candidate>& candidates, const SelectiveScanProblem& problem, Tuning& tuning,
-             Stopwatch& stopwatch, double seconds) {
-  for (Candidate& c : candidates) {
-    tuning.use(problem, TunedChoice{c.choice, "", 0, 0});
-    stopwatch.us(1);  // compiles
+std::vector<jit::Variant> variants_of(const PlanChoice& choice, const SelectiveScanProblem& problem,
+                                      const driver::DeviceReport& device) {
+  if (choice.segments > 0) {
+    const auto team = plan_team_as(problem, device, team_shape(choice, problem.dstate));
+    return team ? std::vector{team->variant.team()} : std::vector<jit::Variant>{};
+  }
+  std::vector<jit::Variant> variants;
+  const ForwardPlan plan = plan_forward(problem, device, &choice);
+  for (int i = 0; i < plan.slices; ++i) {
+    const ForwardVariant variant = slice_of(plan, i).variant;
+    variants.push_back(variant.forward());
+    if (variant.cut) variants.push_back(variant.carry());
+  }
+  return variants;
+}
+
+// Compiles what candidates first to the last launch, on all cores. What does not compile says so when it is launched.
+void compile(const std::vector<Candidate>& candidates, std::size_t first, const SelectiveScanProblem& problem,
+             const DeviceContext& device) {
+  std::vector<jit::Variant> variants;
+  for (std::size_t i = first; i < candidates.size(); ++i)
+    for (jit::Variant& variant : variants_of(candidates[i].choice, problem, device.report))
+      variants.push_back(std::move(variant));
+  std::atomic<std::size_t> next{0};
+  std::vector<std::future<void>> workers;
+  for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i)
+    workers.push_back(std::async(std::launch::async, [&] {
+      const driver::ContextGuard guard(*device.driver, device.context);
+      for (std::size_t k = next++; k < variants.size(); k = next++) {
+        try {
+          runtime().kernels().get(variants[k], device.report);
+        } catch (const Error&) {
+        }
+      }
+    }));
+}
+
+// Candidates first to the last are measured in turns, so that a change of the clocks meets all of them.
+void measure(std::vector<Candidate>& candidates, std::size_t first, const SelectiveScanProblem& problem,
+             const DeviceContext& device, Tuning& tuning, Stopwatch& stopwatch, double seconds) {
+  compile(candidates, first, problem, device);
+  const auto use = [&](const Candidate& c) { tuning.use(problem, TunedChoice{c.choice, "", 0, 0}); };
+  for (std::size_t i = first; i < candidates.size(); ++i) {
+    Candidate& c = candidates[i];
+    use(c);
+    stopwatch.us(1);
     c.calls = std::clamp(static_cast<int>(seconds * 1e6 / kRounds / std::max(stopwatch.us(3), 1.0)), 1, 1000);
   }
   for (int round = 0; round < kRounds; ++round)
-    for (Candidate& c : candidates) {
-      tuning.use(problem, TunedChoice{c.choice, "", 0, 0});
-      c.samples.push_back(stopwatch.us(c.calls));
+    for (std::size_t i = first; i < candidates.size(); ++i) {
+      use(candidates[i]);
+      candidates[i].samples.push_back(stopwatch.us(candidates[i].calls));
     }
 }
 
-// What a call takes that no choice was made for: of a short scan the team kernel's time, which no candidate has.
-double untuned_us(const std::vector<Candidate>& candidates, const MadeUpScan& scan, const DeviceContext& device,
-                  Tuning& tuning, Stopwatch& stopwatch) {
-  const Candidate& first = candidates.front();
-  if (!plan_team(scan.problem, device.report)) return first.median();
-  tuning.use(scan.problem, std::nullopt);
-  Candidate team{first.choice, 0, first.calls, {}};
-  stopwatch.us(1);  // compiles
-  for (int round = 0; round < kRounds; ++round) team.samples.push_back(stopwatch.us(team.calls));
-  return team.median();
+std::size_t fastest_of(const std::vector<Candidate>& candidates) {
+  const auto fastest = std::min_element(candidates.begin(), candidates.end(),
+                                        [](const Candidate& a, const Candidate& b) { return a.median() < b.median(); });
+  return static_cast<std::size_t>(fastest - candidates.begin());
+}
+
+// Goes on from the fastest candidate to the fastest of those that differ in one detail, until none is faster.
+void refine(std::vector<Candidate>& candidates, const SelectiveScanProblem& problem, const DeviceContext& device,
+            Tuning& tuning, Stopwatch& stopwatch, double seconds) {
+  for (;;) {
+    const std::size_t best = fastest_of(candidates), known = candidates.size();
+    append(candidates, plan_choices_near(problem, device.report, candidates[best].choice), device.report);
+    if (candidates.size() == known) return;
+    measure(candidates, known, problem, device, tuning, stopwatch, seconds);
+    if (candidates[fastest_of(candidates)].median() > kWorthIt * candidates[best].median()) return;
+  }
 }
 
 }  // namespace
@@ -243,20 +291,22 @@ std::string tune_json(const TuneOptions& options) {
   check(scan.problem);
   Tuning& tuning = device_tuning(device);
 
-  std::vector<Candidate> candidates = candidates_of(scan.problem, device.report, options.candidates);
+  std::vector<ExpectedChoice> choices = plan_choices(scan.problem, device.report);
+  choices.resize(std::min(choices.size(), static_cast<std::size_t>(options.candidates)));
+  std::vector<Candidate> candidates;
+  append(candidates, choices, device.report);
   Stopwatch stopwatch(scan.problem, device, stream.get());
-  double untuned = 0;
   try {
-    measure(candidates, scan.problem, tuning, stopwatch, options.seconds);
-    untuned = untuned_us(candidates, scan, device, tuning, stopwatch);
+    measure(candidates, 0, scan.problem, device, tuning, stopwatch, options.seconds);
+    if (options.thorough) refine(candidates, scan.problem, device, tuning, stopwatch, options.seconds);
   } catch (...) {
     tuning.use(scan.problem, std::nullopt);
     throw;
   }
-  const auto fastest = std::min_element(candidates.begin(), candidates.end(),
-                                        [](const Candidate& a, const Candidate& b) { return a.median() < b.median(); });
-  const bool kept = fastest->median() < kWorthIt * untuned;
-  const Candidate& chosen = kept ? *fastest : candidates.front();
+  const std::size_t fastest = fastest_of(candidates);
+  const double untuned = candidates.front().median();
+  const bool kept = candidates[fastest].median() < kWorthIt * untuned;
+  const Candidate& chosen = kept ? candidates[fastest] : candidates.front();
   const TunedChoice tuned{chosen.choice, describe(options), chosen.median(), untuned};
   tuning.use(scan.problem, kept ? std::optional(tuned) : std::nullopt);
   tuning.save();
@@ -266,6 +316,11 @@ std::string tune_json(const TuneOptions& options) {
     report["candidates"].push_back({{"lanes", c.choice.lanes},
                                     {"channels", c.choice.channels},
                                     {"cut", c.choice.cut},
+                                    {"tile", c.choice.tile},
+                                    {"unroll", c.choice.unroll},
+                                    {"stages", c.choice.stages},
+                                    {"segments", c.choice.segments},
+                                    {"helpers", c.choice.helpers},
                                     {"expected_us", c.expected_us},
                                     {"us", c.median()}});
   report["chosen"] = &chosen - candidates.data();

@@ -18,14 +18,16 @@ struct TuneOptions {
   std::string layout = "bld";
   bool full = false;  // with z, D, delta_bias and softplus
   int device = 0;
-  int candidates = 6;    // the ones that the model thinks fastest
-  double seconds = 0.3;  // of measuring, for each
+  int candidates = 6;     // the ones that the model thinks fastest
+  double seconds = 0.3;   // of measuring, for each
+  bool thorough = false;  // goes on with what differs from the fastest in one detail, until none is faster
 };
 
 // Times the candidates on made-up inputs, in turns, and keeps the fastest, for this process and those to come, where it
 // is 2 % faster than the model's choice.
-// {"device", "problem", "candidates": [{"lanes", "channels", "cut", "expected_us", "us"}], "chosen": index,
-//  "us", "untuned_us", "kept": true when another than the model's is}
+// {"device", "problem", "candidates": [{"lanes", "channels", "cut", "tile", "unroll", "stages", "segments", "helpers",
+//  "expected_us", "us"}], "chosen": index, "us", "untuned_us", "kept": true when another than the model's is}. The
+// model's choice is the first candidate; the details are PlanChoice's.
 // Throws ArgumentError for a problem that cannot be, DriverError where there is no such device.
 MAMBA_SCAN_API std::string tune_json(const TuneOptions& options);
 

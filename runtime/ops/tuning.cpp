@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <nlohmann/json.hpp>
@@ -45,20 +46,75 @@ std::uint64_t problem_class(const SelectiveScanProblem& p) {
   return hash ^ hash >> 32;
 }
 
-std::vector<PlanChoice> plan_choices(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
-  std::vector<std::pair<double, PlanChoice>> found;
-  for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
+PlanChoice choice_of(const ForwardPlan& plan) {
+  const ForwardVariant& v = plan.variant;
+  return {v.lanes, v.channels, v.cut, v.tile, v.unroll, v.stages};
+}
+
+PlanChoice choice_of(const TeamPlan& plan) {
+  const TeamVariant& v = plan.variant;
+  return {v.lanes, 1, v.segments > 1, v.tile, v.unroll, v.depth, v.segments, v.helpers};
+}
+
+TeamShape team_shape(const PlanChoice& choice, Index dstate) {
+  return {static_cast<int>(dstate / choice.lanes), choice.segments, choice.tile, choice.stages, choice.helpers};
+}
+
+namespace {
+
+// Nothing where it is not possible.
+std::optional<ExpectedChoice> expect(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                                     const PlanChoice& choice) {
+  if (choice.segments == 0) {
+    const ForwardPlan plan = plan_forward(problem, device, &choice);
+    return ExpectedChoice{choice_of(plan), plan.clocks};
+  }
+  const std::optional<TeamPlan> plan = plan_team_as(problem, device, team_shape(choice, problem.dstate));
+  if (!plan) return std::nullopt;
+  const double rounds = std::ceil(plan->blocks / static_cast<double>(std::max(device.sm_count, 1)));
+  return ExpectedChoice{choice_of(*plan), plan->clocks * rounds};
+}
+
+}  // namespace
+
+std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
+  std::vector<ExpectedChoice> choices;
+  for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2) {
     for (std::int16_t channels = 1; channels <= 8; channels *= 2)
       for (const bool cut : {false, true}) {
-        const PlanChoice choice{lanes, channels, cut};
-        const ForwardPlan plan = plan_forward(problem, device, &choice);
-        const ForwardVariant& v = plan.variant;
-        if (choice == PlanChoice{v.lanes, v.channels, v.cut}) found.emplace_back(plan.clocks, choice);
+        const auto made = expect(problem, device, {lanes, channels, cut});
+        if (made && made->choice.lanes == lanes && made->choice.channels == channels && made->choice.cut == cut)
+          choices.push_back(*made);
       }
-  std::sort(found.begin(), found.end());
-  std::vector<PlanChoice> choices;
-  for (const auto& [clocks, choice] : found) choices.push_back(choice);
+    for (std::int16_t segments = 1; segments <= 16 && problem.dstate % lanes == 0; segments *= 2)
+      if (const auto made = expect(problem, device, {.lanes = lanes, .segments = segments})) choices.push_back(*made);
+  }
+  const std::optional<TeamPlan> team = plan_team(problem, device);
+  const PlanChoice own = team ? choice_of(*team) : choice_of(plan_forward(problem, device));
+  std::sort(choices.begin(), choices.end(), [&](const ExpectedChoice& a, const ExpectedChoice& b) {
+    if ((a.choice == own) != (b.choice == own)) return a.choice == own;
+    return a.clocks < b.clocks;
+  });
   return choices;
+}
+
+std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                                              const PlanChoice& choice) {
+  std::vector<ExpectedChoice> near;
+  const auto add = [&](std::int16_t PlanChoice::* detail, int value) {
+    PlanChoice changed = choice;
+    changed.*detail = static_cast<std::int16_t>(value);
+    const auto made = expect(problem, device, changed);
+    if (made && made->choice == changed) near.push_back(*made);
+  };
+  for (const auto detail : {&PlanChoice::tile, &PlanChoice::unroll, &PlanChoice::helpers}) {
+    if (choice.*detail == 0) continue;
+    add(detail, choice.*detail / 2);
+    add(detail, choice.*detail * 2);
+  }
+  add(&PlanChoice::stages, choice.stages - 1);
+  add(&PlanChoice::stages, choice.stages + 1);
+  return near;
 }
 
 Tuning::Tuning(jit::DiskCache& cache, const driver::DeviceReport& device) : cache_(cache) {
@@ -84,8 +140,9 @@ void Tuning::load() {
     std::map<std::uint64_t, TunedChoice> choices;
     for (const Json& entry : json.at("choices")) {
       TunedChoice tuned;
-      tuned.choice = {entry.at("lanes").get<std::int16_t>(), entry.at("channels").get<std::int16_t>(),
-                      entry.at("cut").get<bool>()};
+      const auto number = [&](const char* name) { return entry.at(name).get<std::int16_t>(); };
+      tuned.choice = {number("lanes"),  number("channels"), entry.at("cut").get<bool>(), number("tile"),
+                      number("unroll"), number("stages"),   number("segments"),          number("helpers")};
       tuned.problem = entry.at("problem").get<std::string>();
       tuned.us = entry.at("us").get<double>();
       tuned.untuned_us = entry.at("untuned_us").get<double>();
@@ -127,6 +184,11 @@ void Tuning::save() const {
                                  {"lanes", tuned.choice.lanes},
                                  {"channels", tuned.choice.channels},
                                  {"cut", tuned.choice.cut},
+                                 {"tile", tuned.choice.tile},
+                                 {"unroll", tuned.choice.unroll},
+                                 {"stages", tuned.choice.stages},
+                                 {"segments", tuned.choice.segments},
+                                 {"helpers", tuned.choice.helpers},
                                  {"us", tuned.us},
                                  {"untuned_us", tuned.untuned_us}});
   }

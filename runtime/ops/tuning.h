@@ -15,6 +15,7 @@
 #include "jit/disk_cache.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
+#include "ops/team_plan.h"
 #include "platform/export.h"
 
 namespace mamba_scan::ops {
@@ -23,9 +24,27 @@ namespace mamba_scan::ops {
 // layout and options.
 MAMBA_SCAN_API std::uint64_t problem_class(const SelectiveScanProblem& problem);
 
-// All choices that are possible, the one that should be fastest first.
-MAMBA_SCAN_API std::vector<PlanChoice> plan_choices(const SelectiveScanProblem& problem,
-                                                    const driver::DeviceReport& device);
+// What a plan has chosen, every detail of it.
+MAMBA_SCAN_API PlanChoice choice_of(const ForwardPlan& plan);
+MAMBA_SCAN_API PlanChoice choice_of(const TeamPlan& plan);
+
+// The team kernel's shape that a choice with segments stands for.
+MAMBA_SCAN_API TeamShape team_shape(const PlanChoice& choice, Index dstate);
+
+struct ExpectedChoice {
+  PlanChoice choice;
+  double clocks = 0;  // that the model expects a scan to take
+};
+
+// The choice that is made without tuning, then all others that are possible, with the details that the model would
+// choose for each, the one that should be fastest first.
+MAMBA_SCAN_API std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem,
+                                                        const driver::DeviceReport& device);
+
+// The possible ones that differ from a choice in one detail, by a factor of two or by one stage.
+MAMBA_SCAN_API std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& problem,
+                                                             const driver::DeviceReport& device,
+                                                             const PlanChoice& choice);
 
 struct TunedChoice {
   PlanChoice choice;

@@ -8,6 +8,8 @@
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <tuple>
 
 #include "../fakes/fake_cuda.h"
 #include "empty_kernels.h"
@@ -47,14 +49,13 @@ driver::DeviceReport some_device(const std::string& name = "Some GPU", int sm_co
   device.max_blocks_per_sm = 16;
   device.max_threads_per_sm = 1536;
   device.shared_per_sm = 100 << 10;
+  device.shared_per_block_optin = 99 << 10;
   return device;
 }
 
-PlanChoice choice_of(const ForwardPlan& plan) { return {plan.variant.lanes, plan.variant.channels, plan.variant.cut}; }
-
 class TuningTest : public testing::Test {
  protected:
-  TunedChoice some_choice() const { return {{8, 2, true}, "a scan", 10, 12}; }
+  TunedChoice some_choice() const { return {{8, 2, true, 32, 4, 3}, "a scan", 10, 12}; }
 
   // The one note there is.
   std::string note() const {
@@ -143,14 +144,81 @@ TEST_F(TuningTest, ANoteOfAnotherVersionOrOfNonsenseIsIgnoredAndSaysSo) {
   expect_ignored(changed, "ignoring");
 }
 
+// A choice is one that a plan makes of it.
+void expect_made(const SelectiveScanProblem& p, const PlanChoice& choice) {
+  if (choice.segments == 0) {
+    const ForwardPlan plan = plan_forward(p, some_device(), &choice);
+    EXPECT_EQ(choice, choice_of(plan));
+    EXPECT_LE(plan.variant.shared_bytes(), std::size_t{48} << 10);
+  } else {
+    const auto plan = plan_team_as(p, some_device(), team_shape(choice, p.dstate));
+    ASSERT_TRUE(plan);
+    EXPECT_EQ(choice, choice_of(*plan));
+  }
+}
+
+int differences(const PlanChoice& a, const PlanChoice& b) {
+  return (a.lanes != b.lanes) + (a.channels != b.channels) + (a.cut != b.cut) + (a.tile != b.tile) +
+         (a.unroll != b.unroll) + (a.stages != b.stages) + (a.segments != b.segments) + (a.helpers != b.helpers);
+}
+
 TEST(PlanChoices, BeginWithThePlansOwnAndAreAllPossible) {
   for (const SelectiveScanProblem& p : {problem_of(64, 2048, 1536), problem_of(1, 16384, 2048), problem_of(1, 33, 7, 3),
                                         problem_of(2, 1000, 96, 100)}) {
-    const std::vector<PlanChoice> choices = plan_choices(p, some_device());
+    const std::vector<ExpectedChoice> choices = plan_choices(p, some_device());
     ASSERT_GT(choices.size(), 1u);
-    EXPECT_EQ(choices.front(), choice_of(plan_forward(p, some_device())));
-    for (const PlanChoice& choice : choices) EXPECT_EQ(choice, choice_of(plan_forward(p, some_device(), &choice)));
+    EXPECT_EQ(choices.front().choice, choice_of(plan_forward(p, some_device())));
+    for (const ExpectedChoice& expected : choices) expect_made(p, expected.choice);
   }
+}
+
+TEST(PlanChoices, IncludeTheTeamKernelsShapes) {
+  const SelectiveScanProblem p = problem_of(1, 1024, 256);
+  const std::vector<ExpectedChoice> choices = plan_choices(p, some_device());
+  EXPECT_EQ(choices.front().choice, choice_of(*plan_team(p, some_device())));
+  std::set<std::pair<int, int>> shapes;
+  for (const ExpectedChoice& expected : choices) {
+    expect_made(p, expected.choice);
+    shapes.emplace(expected.choice.lanes, expected.choice.segments);
+  }
+  for (const int segments : {0, 1, 4, 16}) EXPECT_TRUE(shapes.count({16, segments})) << segments << " segments";
+}
+
+// Details are no more than the kernels can be compiled with, and shared memory can hold.
+TEST(PlanChoices, NearbyOnesDifferInOneDetail) {
+  for (const SelectiveScanProblem& p :
+       {problem_of(64, 2048, 1536), problem_of(1, 1024, 256), problem_of(1, 33, 7, 3), problem_of(2, 1000, 96, 100)}) {
+    std::vector<PlanChoice> path{plan_choices(p, some_device()).front().choice};
+    for (int i = 0; i < 5; ++i) {  // always on to the last one nearby
+      const auto near = plan_choices_near(p, some_device(), path.back());
+      ASSERT_FALSE(near.empty());
+      for (const ExpectedChoice& expected : near) {
+        expect_made(p, expected.choice);
+        EXPECT_EQ(differences(expected.choice, path.back()), 1);
+      }
+      path.push_back(near.back().choice);
+    }
+  }
+}
+
+TEST(PlanChoices, ImpossibleDetailsAreNotMade) {
+  const SelectiveScanProblem p = problem_of(64, 2048, 1536);
+  const PlanChoice own = choice_of(plan_forward(p, some_device()));
+  for (const auto& [tile, unroll, stages] : std::vector<std::tuple<int, int, int>>{
+           {12, 0, 0}, {1024, 0, 0}, {-16, 0, 0}, {0, 3, 0}, {0, 32, 0}, {0, 0, 1}, {0, 0, 99}, {64, 0, 8}}) {
+    PlanChoice wrong{own.lanes, own.channels, own.cut};
+    wrong.tile = static_cast<std::int16_t>(tile);
+    wrong.unroll = static_cast<std::int16_t>(unroll);
+    wrong.stages = static_cast<std::int16_t>(stages);
+    EXPECT_EQ(choice_of(plan_forward(p, some_device(), &wrong)), own) << tile << ", " << unroll << ", " << stages;
+  }
+}
+
+TEST(PlanChoices, DoNotMatterToChunkInvariantScans) {
+  SelectiveScanProblem p = problem_of(1, 16384, 2048);
+  p.chunk_invariant = true;
+  const PlanChoice other{4, 1, true, 32, 8, 3};
+  EXPECT_EQ(choice_of(plan_forward(p, some_device(), &other)), choice_of(plan_forward(p, some_device())));
 }
 
 TEST(PlanChoices, OneThatIsNotPossibleIsNotMade) {
@@ -162,14 +230,19 @@ TEST(PlanChoices, OneThatIsNotPossibleIsNotMade) {
 
 // ---- measuring, on the fake driver, whose kernels take as long as we say ----
 
-std::atomic<int> wanted_slots{0};
-std::map<int, int> launches;  // by number of slots
+std::atomic<int> wanted_slots{0}, wanted_tiles{0};  // per row; 0: any
+std::map<int, int> launches;                        // by number of slots
 
 void take_time(const char* entry, void** arguments) {
-  if (std::string(entry) != "selective_scan_forward") return;
-  const int slots = static_cast<const SelectiveScanForwardParams*>(arguments[0])->slots;
-  ++launches[slots];
-  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(slots == wanted_slots ? 20 : 400);
+  bool fast = false;
+  if (std::string(entry) == "selective_scan_forward") {
+    const auto& params = *static_cast<const SelectiveScanForwardParams*>(arguments[0]);
+    fast = params.slots == wanted_slots && (wanted_tiles == 0 || params.tiles_per_row == wanted_tiles);
+    ++launches[params.slots];
+  } else if (std::string(entry) != "selective_scan_team") {
+    return;
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(fast ? 20 : 400);
   while (std::chrono::steady_clock::now() < end) {
   }
 }
@@ -211,20 +284,21 @@ TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
   const auto slots_of = [&](const PlanChoice& choice) { return plan_forward(p, device, &choice).params.slots; };
 
   // The fake tells choices apart by their number of slots: another one than the model's is the fast one.
-  const std::vector<PlanChoice> choices = plan_choices(p, device);
+  const std::vector<ExpectedChoice> choices = plan_choices(p, device);
   ASSERT_GE(choices.size(), 6u);
-  const int usual_slots = slots_of(choices[0]);
-  const auto other =
-      std::find_if(choices.begin(), choices.begin() + 6, [&](const auto& c) { return slots_of(c) != usual_slots; });
+  const int usual_slots = slots_of(choices[0].choice);
+  const auto other = std::find_if(choices.begin(), choices.begin() + 6, [&](const auto& c) {
+    return c.choice.segments == 0 && slots_of(c.choice) != usual_slots;
+  });
   ASSERT_NE(other, choices.begin() + 6);
-  wanted_slots = slots_of(*other);
+  wanted_slots = slots_of(other->choice);
 
   TuneOptions options;
   options.seqlen = 5000;
   options.dim = 64;
   options.seconds = 0.01;
   const auto report = nlohmann::json::parse(tune_json(options));
-  const PlanChoice chosen = choices[report["chosen"].get<std::size_t>()];
+  const PlanChoice chosen = choices[report["chosen"].get<std::size_t>()].choice;
   EXPECT_EQ(slots_of(chosen), wanted_slots);
   EXPECT_EQ(report["kept"], true);
   EXPECT_LT(report["us"].get<double>(), report["untuned_us"].get<double>());
@@ -242,6 +316,32 @@ TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
   launches.clear();
   selective_scan_cuda(p, 0, nullptr, scratch);
   EXPECT_EQ(launches, (std::map<int, int>{{usual_slots, 1}}));
+}
+
+TEST_F(Tune, ThoroughlyFindsAFasterDetail) {
+  if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
+  TuneOptions options;
+  options.batch = 64;
+  options.seqlen = 1000;
+  options.dim = 96;
+  options.seconds = 0.01;
+  options.candidates = 1;
+  const SelectiveScanProblem p = problem_of(options.batch, options.seqlen, options.dim);
+  const driver::DeviceReport device = runtime().device(0).report;
+  const PlanChoice own = plan_choices(p, device).front().choice;
+  wanted_slots = plan_forward(p, device, &own).params.slots;
+  wanted_tiles = static_cast<int>((options.seqlen + 4 * own.tile - 1) / (4 * own.tile));  // two steps away
+  EXPECT_EQ(nlohmann::json::parse(tune_json(options))["kept"], false);
+  // What is half-way there is no faster, as far as the fake is concerned: only one step is found.
+  options.thorough = true;
+  EXPECT_EQ(nlohmann::json::parse(tune_json(options))["kept"], false);
+  wanted_tiles = static_cast<int>((options.seqlen + 2 * own.tile - 1) / (2 * own.tile));
+  const auto report = nlohmann::json::parse(tune_json(options));
+  EXPECT_EQ(report["kept"], true);
+  EXPECT_EQ(report["candidates"][report["chosen"].get<std::size_t>()]["tile"], 2 * own.tile);
+  const auto kept = Tuning(runtime().builder().cache(), device).find(p);
+  ASSERT_TRUE(kept);
+  EXPECT_EQ(kept->tile, 2 * own.tile);
 }
 
 TEST_F(Tune, NamesWhatItCannotMeasure) {

@@ -7,6 +7,7 @@
 
 #include "device.h"
 #include "driver/device.h"
+#include "ops/plan.h"
 #include "selective_scan/problem.h"
 
 namespace emulator {
@@ -47,9 +48,10 @@ struct ScanCase {
   std::vector<Index> sequences;
   Index packed_begin = 0;    // if not 0, the steps scanned are part of a longer packed row, with others on both sides
   int broken_sequence = -1;  // one whose u and B are NaN: the others must not notice
-  bool state_in_place = false;  // final_state is initial_state's memory
-  int sm_count = 1;             // few multiprocessors are full soon: the plan then gives a lane several channels
-  int shared_kib = 100;         // of a multiprocessor: with less, tiles and channels are fewer
+  bool state_in_place = false;         // final_state is initial_state's memory
+  int sm_count = 1;                    // few multiprocessors are full soon: the plan then gives a lane several channels
+  int shared_kib = 100;                // of a multiprocessor: with less, tiles and channels are fewer
+  mamba_scan::ops::PlanChoice choice;  // to be made instead of the plan's, if lanes is not 0
 
   ScanCase& everything();  // all optional inputs and outputs
   ScanCase& bare();        // none

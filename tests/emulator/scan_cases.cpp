@@ -94,6 +94,20 @@ std::vector<ScanCase> scan_cases() {
     scan.dim = 70001, scan.dstate = 1, scan.seqlens = {2};
   }
 
+  // Plans that only tuning makes.
+  {
+    ScanCase& scan = add("TunedLongTiles", f16, steps).everything();
+    scan.seqlens = {67, 200}, scan.choice = {2, 1, false, 64, 16, 2};
+  }
+  {
+    ScanCase& scan = add("TunedManyStages", f16, channels).everything();
+    scan.seqlens = {41}, scan.dstate = 4, scan.choice = {1, 1, false, 16, 16, 5};
+  }
+  {
+    ScanCase& scan = add("TunedShortTiles", f32, channels).everything();
+    scan.seqlens = {41}, scan.choice = {4, 2, false, 8, 2, 3};
+  }
+
   // B and C that do not change with time.
   add("ConstantB", f32, steps).constant_B = true;
   add("ConstantC", f16, steps).constant_C = true;
@@ -112,6 +126,10 @@ std::vector<ScanCase> scan_cases() {
   add_long("LongFloat16Steps", f16, steps, 331).everything();
   add_long("LongBFloat16Channels", bf16, channels, 331).everything();
   add_long("LongFloat32Channels", f32, channels, 201).final = true;
+  {
+    ScanCase& scan = add_long("LongTuned", bf16, channels, 333).everything();
+    scan.choice = {8, 1, true, 32, 4, 4};
+  }
   {
     ScanCase& scan = add_long("LongStateInPlace", f32, steps, 201);
     scan.initial = scan.final = scan.state_in_place = true;

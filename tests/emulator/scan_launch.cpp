@@ -1,11 +1,17 @@
 #include "scan_launch.h"
 
+#include <stdexcept>
+
 #include "ops/plan.h"
+#include "ops/tuning.h"
 
 namespace emulator {
 
 PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device) {
-  const mamba_scan::ops::ForwardPlan plan = mamba_scan::ops::plan_forward(problem, device_for(scan));
+  const mamba_scan::ops::PlanChoice* choice = scan.choice.lanes > 0 ? &scan.choice : nullptr;
+  const mamba_scan::ops::ForwardPlan plan = mamba_scan::ops::plan_forward(problem, device_for(scan), choice);
+  if (choice != nullptr && mamba_scan::ops::choice_of(plan) != *choice)
+    throw std::runtime_error("the plan of " + scan.name + " is not the one chosen");
   const auto slots = static_cast<std::size_t>(plan.params.slots) * sizeof(float);
   PlannedScan out;
   out.tiles = plan.params.tiles;

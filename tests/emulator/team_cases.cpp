@@ -33,6 +33,11 @@ std::vector<TeamCase> team_cases() {
   add("Float32ChannelsIn4", f32, channels, 1, 4).everything().seqlens = {67};
   add("Float16StepsIn2", f16, steps, 1, 2).everything().seqlens = {1, 17, 67};
   add("BFloat16ChannelsIn2", bf16, channels, 2, 2).everything().seqlens = {67};
+  add("Float16StepsIn16", f16, steps, 1, 16).everything().seqlens = {1, 65, 259};
+  add("Float16ChannelsIn8", f16, channels, 1, 8).everything().seqlens = {131};
+  cases.back().shape.tile = 8, cases.back().shape.helpers = 2, cases.back().shape.depth = 2;
+  add("LongTiles", bf16, steps, 2, 1).everything().seqlens = {75};
+  cases.back().shape.tile = 32, cases.back().shape.helpers = 8;
   add("OneStatePerLane", f16, steps, 1, 1).everything().seqlens = {37};
   add("FourStatesPerLane", f16, steps, 4, 1).everything().seqlens = {37};
 

@@ -19,11 +19,14 @@ def timed(monkeypatch):
     """What would be timed, on a machine without a GPU."""
     calls = []
 
-    def tune(*sizes, dtype, layout, full, device):
-        calls.append((*sizes, dtype, layout, full, device))
+    def tune(*sizes, dtype, layout, full, thorough, device):
+        calls.append((*sizes, dtype, layout, full, thorough, device))
+        warps = {"tile": 16, "unroll": 4, "stages": 2, "segments": 0, "helpers": 0}
+        team = {"tile": 8, "unroll": 4, "stages": 3, "segments": 8, "helpers": 4}
         candidates = [
-            {"lanes": 2, "channels": 4, "cut": False, "expected_us": 11.0, "us": 12.0},
-            {"lanes": 4, "channels": 2, "cut": True, "expected_us": 12.0, "us": 10.0},
+            {"lanes": 2, "channels": 4, "cut": False, **warps, "expected_us": 11.0, "us": 12.0},
+            {"lanes": 4, "channels": 2, "cut": True, **warps, "expected_us": 12.0, "us": 10.0},
+            {"lanes": 16, "channels": 1, "cut": True, **team, "expected_us": 12.0, "us": 11.0},
         ]
         return {"device": "GPU", "problem": "a scan", "candidates": candidates, "chosen": 1, "kept": True}
 
@@ -34,16 +37,17 @@ def timed(monkeypatch):
 def test_every_scan_named_is_timed_once(timed, capsys):
     status, output = run(capsys, "mamba-130m", "--shape", "2,100,64,8,4", "--full", "--dtype", "bfloat16")
     assert status == 0
-    assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", True, 0)
+    assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", True, False, 0)
     assert len(timed) == len(set(timed)) == 6
     assert "*  4 lanes, 2 channels, cut in time" in output.out
+    assert " 16 lanes, team of 4, 8 segments     tile 8, unroll 4, 3 stages" in output.out
     assert "kept for scans like this" in output.out
 
 
 def test_as_json(timed, capsys):
-    status, output = run(capsys, "--shape", "1,100,64", "--layout", "bdl", "--device", "1", "--json")
+    status, output = run(capsys, "--shape", "1,100,64", "--layout", "bdl", "--device", "1", "--thorough", "--json")
     assert status == 0
-    assert timed == [(1, 100, 64, 16, 1, "float16", "bdl", False, 1)]
+    assert timed == [(1, 100, 64, 16, 1, "float16", "bdl", False, True, 1)]
     assert json.loads(output.out)[0]["chosen"] == 1
 
 

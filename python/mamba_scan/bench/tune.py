@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=list(DTYPES), help="default: the preset's")
     add("--layout", choices=LAYOUTS, help="default: the preset's")
     add("--full", action="store_true", help="with z, D, delta_bias and softplus")
+    add("--thorough", action="store_true", help="go on with what differs from the fastest plan in one detail")
     add("--device", type=int, default=0, help="number of the GPU (default: 0)")
     add("--json", action="store_true")
 
@@ -40,9 +41,13 @@ def _cases_of(options: argparse.Namespace) -> list[Case]:
 
 
 def _line(candidate: dict[str, Any], chosen: bool) -> str:
-    cut = "cut in time" if candidate["cut"] else "whole"
+    if candidate["segments"]:
+        kind = f"team of {candidate['helpers']}, {candidate['segments']} segments"
+    else:
+        kind = f"{candidate['channels']} channels, {'cut in time' if candidate['cut'] else 'whole'}"
+    details = f"tile {candidate['tile']}, unroll {candidate['unroll']}, {candidate['stages']} stages"
     return (
-        f"{'*' if chosen else ' '} {candidate['lanes']:>2} lanes, {candidate['channels']} channels, {cut:<12}"
+        f"{'*' if chosen else ' '} {candidate['lanes']:>2} lanes, {kind:<25} {details:<30}"
         f"{candidate['us']:>12,.1f} us, expected {candidate['expected_us']:,.1f} us"
     )
 
@@ -52,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
     reports = []
     for case in _cases_of(options):
         sizes = (case.batch, case.seqlen, case.dim, case.dstate, case.groups)
-        report = control.tune(*sizes, dtype=case.dtype, layout=case.layout, full=case.z, device=options.device)
+        how = {"full": case.z, "thorough": options.thorough, "device": options.device}
+        report = control.tune(*sizes, dtype=case.dtype, layout=case.layout, **how)
         reports.append(report)
         if options.json:
             continue
