@@ -9,7 +9,7 @@
 // Grid and constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
 #define MS_INTERLEAVED_STATES 1
 #include "selective_scan/tile_copy.cuh"
-#include "selective_scan/warp_tile.cuh"
+#include "selective_scan/tile_values.cuh"
 
 namespace mamba_scan {
 namespace {

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "common/rotation.cuh"
-#include "selective_scan/warp_tile.cuh"
+#include "selective_scan/tile_values.cuh"
 
 namespace mamba_scan {
 namespace {

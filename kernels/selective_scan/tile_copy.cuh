@@ -13,10 +13,10 @@
 //   step 8               0    1    2    3       advance = 16 steps
 //
 // Tiles at a row's end, of fewer channels than a warp has, and tensors laid out or aligned otherwise are copied as
-// warp_tile.cuh does.
+// tile_rows.cuh does.
 #pragma once
 
-#include "selective_scan/warp_tile.cuh"
+#include "selective_scan/tile_rows.cuh"
 
 namespace mamba_scan {
 namespace {

@@ -1,4 +1,4 @@
-// How a problem's tensors lie in memory, as far as a choice of kernel depends on it. Defined in plan.cpp.
+// How a problem's tensors lie in memory, as far as a choice of kernel depends on it.
 #pragma once
 
 #include <cstdint>

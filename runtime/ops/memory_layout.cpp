@@ -1,0 +1,100 @@
+#include "ops/memory_layout.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+
+namespace mamba_scan::ops {
+
+int element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// The stride of adjacent steps.
+static Index step_direction(const SelectiveScanProblem& problem) { return problem.reverse ? -1 : 1; }
+
+// The problem as the kernels see it: step 0 is the first one scanned.
+SelectiveScanProblem in_scan_order(SelectiveScanProblem problem) {
+  if (!problem.reverse) return problem;
+  const Index last = std::max<Index>(problem.seqlen - 1, 0);
+  const auto turn = [&](auto& tensor) {
+    if (tensor.data != nullptr)
+      tensor.data = static_cast<char*>(tensor.data) + last * tensor.seq_stride * element_size(problem.dtype);
+    tensor.seq_stride = -tensor.seq_stride;
+  };
+  for (SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.z, &problem.y}) turn(*tensor);
+  for (ProjectionTensor* tensor : {&problem.B, &problem.C})
+    if (!tensor->constant) turn(*tensor);
+  return problem;
+}
+
+// Adjacent along the sequence rather than along the channels? An axis of length 1 is adjacent to anything, but a
+// chunk-invariant call with a single step must do as the calls with more.
+bool is_seq_contiguous(const SelectiveScanProblem& problem) {
+  const bool one_step = problem.seqlen == 1;
+  if (one_step && !problem.chunk_invariant) return false;
+  return problem.y.seq_stride == step_direction(problem) && (problem.y.dim_stride != 1 || problem.dim == 1 || one_step);
+}
+
+// Elements of the widest asynchronous copy that rows of `columns` elements divide into; 0: not even 4 bytes.
+int copy_width(int columns, DType dtype) {
+  const int bytes = columns * element_size(dtype);
+  for (int width : {16, 8, 4})
+    if (bytes % width == 0) return width / element_size(dtype);
+  return 0;
+}
+
+static bool is_aligned(const void* data, int elements, DType dtype) {
+  return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(elements * element_size(dtype)) == 0;
+}
+
+// Are vectors of steps aligned? Of a reversed scan's tile the last step comes first in memory, so that tiles end where
+// `data` does.
+static bool steps_are_aligned(const void* data, int elements, const SelectiveScanProblem& problem) {
+  const int past_end = problem.reverse ? element_size(problem.dtype) : 0;
+  return is_aligned(static_cast<const char*>(data) + past_end, elements, problem.dtype);
+}
+
+// Can `width` elements along the contiguous axis always be accessed at once?
+bool is_vectored(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int width) {
+  if (width == 0) return false;
+  const Index along = seq_contiguous ? tensor.seq_stride : tensor.dim_stride;
+  const Index across = seq_contiguous ? tensor.dim_stride : tensor.seq_stride;
+  const Index along_extent = seq_contiguous ? problem.seqlen : problem.dim;
+  const Index across_extent = seq_contiguous ? problem.dim : problem.seqlen;
+  if (along != (seq_contiguous ? step_direction(problem) : 1) && along_extent > 1) return false;
+  if (across % width != 0 && across_extent > 1) return false;
+  if (tensor.batch_stride % width != 0 && problem.batch > 1) return false;
+  // Warps start at a group's first channel.
+  if (!seq_contiguous && problem.ngroups > 1 && (problem.dim / problem.ngroups) % width != 0) return false;
+  return seq_contiguous ? steps_are_aligned(tensor.data, width, problem)
+                        : is_aligned(tensor.data, width, problem.dtype);
+}
+
+ProjectionOrder order_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile) {
+  if (tensor.constant) return ProjectionOrder::kConstant;
+  const auto fits = [&](Index across, Index across_extent, int width) {
+    return width > 0 && (across % width == 0 || across_extent == 1) &&
+           (tensor.group_stride % width == 0 || problem.ngroups == 1) &&
+           (tensor.batch_stride % width == 0 || problem.batch == 1);
+  };
+  const int dstate = static_cast<int>(problem.dstate);
+  if (problem.is_complex) {  // pairs side by side, or one number at a time
+    const int of_pairs = copy_width(2 * dstate, problem.dtype);
+    const bool dense = tensor.imag_stride == 1 && (tensor.state_stride == 2 || dstate == 1);
+    return dense && fits(tensor.seq_stride, problem.seqlen, of_pairs) &&
+                   is_aligned(tensor.data, of_pairs, problem.dtype)
+               ? ProjectionOrder::kStates
+               : ProjectionOrder::kStrided;
+  }
+  const int of_states = copy_width(dstate, problem.dtype);
+  if ((tensor.state_stride == 1 || problem.dstate == 1) && fits(tensor.seq_stride, problem.seqlen, of_states) &&
+      is_aligned(tensor.data, of_states, problem.dtype))
+    return ProjectionOrder::kStates;
+  const int of_steps = copy_width(tile, problem.dtype);
+  if ((tensor.seq_stride == step_direction(problem) || problem.seqlen == 1) &&
+      fits(tensor.state_stride, problem.dstate, of_steps) && steps_are_aligned(tensor.data, of_steps, problem))
+    return ProjectionOrder::kSteps;
+  return ProjectionOrder::kStrided;
+}
+
+}  // namespace mamba_scan::ops

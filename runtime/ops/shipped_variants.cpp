@@ -1,0 +1,129 @@
+// Which kernels are compiled ahead.
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ops/plan.h"
+#include "ops/team_plan.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+// The strides of a problem whose states are complex, of the same sizes, with all parts side by side.
+void make_complex(SelectiveScanProblem& p) {
+  p.is_complex = true;
+  p.A_dim_stride *= 2;
+  p.A_state_stride *= 2;
+  p.A_imag_stride = 1;
+  for (ProjectionTensor* tensor : {&p.B, &p.C}) {
+    for (Index* stride : {&tensor->batch_stride, &tensor->seq_stride, &tensor->group_stride, &tensor->state_stride})
+      *stride *= 2;
+    tensor->imag_stride = 1;
+  }
+  for (StateTensor* tensor : {&p.initial_state, &p.final_state}) {
+    for (Index* stride : {&tensor->batch_stride, &tensor->dim_stride, &tensor->state_stride}) *stride *= 2;
+    tensor->imag_stride = 1;
+  }
+}
+
+// What a multiprocessor of this compute capability holds (CUDA programming guide, "technical specifications").
+driver::DeviceReport typical_device(int capability) {
+  struct Limits {
+    int capability, threads, blocks, shared_kib;
+  };
+  constexpr Limits kLimits[] = {{61, 2048, 32, 96},   {70, 2048, 32, 96},  {75, 1024, 16, 64},  {80, 2048, 32, 164},
+                                {86, 1536, 16, 100},  {87, 1536, 16, 164}, {89, 1536, 24, 100}, {90, 2048, 32, 228},
+                                {100, 2048, 32, 228}, {120, 1536, 24, 100}};
+  const Limits* limits = kLimits;
+  for (const Limits& known : kLimits)
+    if (known.capability <= capability) limits = &known;
+  driver::DeviceReport device;
+  device.major = capability / 10;
+  device.minor = capability % 10;
+  device.sm_count = 64;
+  device.max_blocks_per_sm = limits->blocks;
+  device.max_threads_per_sm = limits->threads;
+  device.shared_per_sm = static_cast<std::size_t>(limits->shared_kib) << 10;
+  return device;
+}
+
+}  // namespace
+
+std::vector<jit::Variant> shipped_variants(int capability) {
+  const driver::DeviceReport device = typical_device(capability);
+
+  // Only whether a pointer is null matters to the plan, and its alignment.
+  alignas(16) static float somewhere[4], elsewhere[4];
+  std::vector<jit::Variant> out;
+  std::set<std::string> seen;
+  const auto add_once = [&](jit::Variant variant) {
+    if (seen.insert(variant.name()).second) out.push_back(std::move(variant));
+  };
+  const auto add_plan = [&](const ForwardPlan& plan) {
+    for (int i = 0; i < plan.slices; ++i) {
+      const ForwardVariant variant = slice_of(plan, i).variant;
+      add_once(variant.forward());
+      if (variant.cut) add_once(variant.carry());
+      if (variant.cut && variant.chunk_invariant) add_once(variant.compose());
+    }
+  };
+  struct Kind {
+    bool reverse = false, packed = false, chunk_invariant = false, is_complex = false;
+  };
+  const auto add = [&](DType dtype, bool seq_last, Index dstate, Index batch, bool full, bool constant_b,
+                       Kind kind = {}) {
+    SelectiveScanProblem p{};
+    p.batch = batch;
+    p.seqlen = 8192;
+    p.dim = 2048;
+    p.dstate = dstate;
+    p.ngroups = 1;
+    p.dtype = dtype;
+    p.reverse = kind.reverse;
+    p.chunk_invariant = kind.chunk_invariant;
+    const SequenceTensor tensor{somewhere, p.seqlen * p.dim, seq_last ? 1 : p.dim, seq_last ? p.seqlen : 1};
+    p.u = p.delta = p.y = tensor;
+    p.B = p.C = {somewhere, p.seqlen * dstate, seq_last ? 1 : dstate, dstate, seq_last ? p.seqlen : 1, false};
+    if (constant_b) p.B = {somewhere, 0, 0, dstate, 1, true};
+    p.A = somewhere;
+    if (full) {
+      p.z = tensor;
+      p.delta_softplus = true;
+      p.D = p.delta_bias = somewhere;
+      p.initial_state = {somewhere, p.dim * dstate, dstate, 1};
+      p.final_state = {elsewhere, p.dim * dstate, dstate, 1};
+    }
+    if (kind.packed) {
+      p.cu_seqlens = reinterpret_cast<const int*>(somewhere);
+      p.sequences = 2;
+    }
+    if (kind.is_complex) make_complex(p);
+    add_plan(plan_forward(p, device));
+  };
+  constexpr Index kFew = 1, kMany = 64;  // sequences: cut in time, and whole
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+    for (bool seq_last : {false, true}) {
+      add(dtype, seq_last, 16, kMany, false, false);
+      add(dtype, seq_last, 16, kMany, true, false);
+      add(dtype, seq_last, 16, kFew, true, false);
+    }
+  // Bidirectional models; with adjacent channels a reversed scan needs no kernel of its own.
+  for (Index batch : {kMany, kFew}) add(DType::kFloat16, true, 16, batch, true, false, {.reverse = true});
+  for (bool seq_last : {false, true}) {
+    add(DType::kBFloat16, seq_last, 16, kFew, true, false, {.packed = true});
+    add(DType::kFloat16, seq_last, 16, kFew, true, false, {.chunk_invariant = true});
+  }
+  for (Index dstate : {1, 4, 8, 32, 64, 128, 256}) add(DType::kFloat16, false, dstate, kMany, true, false);
+  add(DType::kFloat32, true, 64, kMany, true, true);
+  for (Index dstate : {1, 16, 32, 64, 200})
+    add(DType::kFloat32, false, dstate, kMany, true, false, {.is_complex = true});
+  add(DType::kFloat16, true, 16, kMany, true, false, {.is_complex = true});
+  add(DType::kBFloat16, false, 32, kMany, false, true, {.is_complex = true});
+  add(DType::kFloat16, false, 512, kMany, true, false);
+  add(DType::kFloat32, true, 512, kMany, true, false);
+  for (const TeamVariant& variant : shipped_team_variants(capability)) add_once(variant.team());
+  return out;
+}
+
+}  // namespace mamba_scan::ops
