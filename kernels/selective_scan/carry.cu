@@ -124,7 +124,7 @@ __device__ __forceinline__ int forget_others(const SelectiveScanForwardParams& p
     const int step = i / kWarpChannels, channel = i % kWarpChannels;
     const int place = kSeqContiguous ? channel * kPitch + (kReverse ? kTile - 1 - step : step) : i;
     from_float(0.0f, stage.u[place]);
-    from_float(0.0f, stage.delta[place]);
+    from_float(missing_delta(), stage.delta[place]);
   }
   if constexpr (!kBConstant)
     for (int i = lane; i < others * kPaddedStates; i += 32) shared.B[i] = 0.0f;

@@ -16,10 +16,10 @@ constexpr int kChunkBytes = ROW_BYTES % 16 == 0  ? 16
 
 // ROWS x COLUMNS elements, columns adjacent in shared memory and rows PITCH elements apart. VECTORED: adjacent and
 // aligned in global memory too, and copied asynchronously. MIRRORED: column 0 comes last in shared memory, as in global
-// memory (column_stride -1). Rows and columns past the existing ones become zero.
+// memory (column_stride -1). Rows and columns past the existing ones are filled with `missing`.
 template <int ROWS, int COLUMNS, int PITCH, bool VECTORED, bool MIRRORED>
 __device__ __forceinline__ void copy_rows(Element* to, const Element* from, Index row_stride, Index column_stride,
-                                          int rows, int columns, int lane) {
+                                          int rows, int columns, int lane, float missing = 0.0f) {
   constexpr int kRowBytes = COLUMNS * kElementBytes;
   static_assert(!VECTORED || kRowBytes % 4 == 0, "a vectored row is a whole number of 4-byte words");
   constexpr int kChunk = kChunkBytes<kRowBytes> / kElementBytes;
@@ -46,7 +46,7 @@ __device__ __forceinline__ void copy_rows(Element* to, const Element* from, Inde
   for (int i = lane; i < ROWS * COLUMNS; i += 32) {
     const int row = i / COLUMNS, column = MIRRORED ? COLUMNS - 1 - i % COLUMNS : i % COLUMNS;
     Element* element = to + row * PITCH + i % COLUMNS;
-    from_float(0.0f, *element);
+    from_float(missing, *element);
     if (row < rows && column < columns)
       load_global<kElementBytes>(from + row * row_stride + column * column_stride, element);
   }
@@ -54,15 +54,15 @@ __device__ __forceinline__ void copy_rows(Element* to, const Element* from, Inde
 
 template <bool VECTORED>
 __device__ __forceinline__ void copy_sequence(Element* to, const SequenceTensor& tensor, const Row& row,
-                                              Index first_step, int steps, int lane) {
+                                              Index first_step, int steps, int lane, float missing = 0.0f) {
   const Element* from = static_cast<const Element*>(tensor.data) + row.batch * tensor.batch_stride +
                         first_step * tensor.seq_stride + row.first_channel * tensor.dim_stride;
   if constexpr (kSeqContiguous) {
     copy_rows<kWarpChannels, kTile, kPitch, VECTORED, kReverse>(to, from, tensor.dim_stride, tensor.seq_stride,
-                                                                row.channels, steps, lane);
+                                                                row.channels, steps, lane, missing);
   } else {
     copy_rows<kTile, kWarpChannels, kPitch, VECTORED, false>(to, from, tensor.seq_stride, tensor.dim_stride, steps,
-                                                             row.channels, lane);
+                                                             row.channels, lane, missing);
   }
 }
 
@@ -110,7 +110,7 @@ __device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const 
   const Index first_step = static_cast<Index>(tile) * kTile;
   const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
   copy_sequence<MS_U_VECTORED>(stage.u, p.u, row, first_step, steps, lane);
-  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane);
+  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane, missing_delta());
   copy_projection<MS_B_ORDER>(stage.B, p.B, row, first_step, steps, lane);
   if constexpr (OUTPUTS) {
     if constexpr (MS_HAS_Z) copy_sequence<MS_Z_VECTORED>(stage.z, p.z, row, first_step, steps, lane);

@@ -154,8 +154,8 @@ struct DeltaReader {
 #if MS_SOFTPLUS
       value = softplus<MS_DTYPE == 0>(value);
 #endif
-      // Tiles are padded with zeros, which bias and softplus would turn into a decay past the end.
-      if (MS_HAS_BIAS || MS_SOFTPLUS) value = exists ? value : 0.0f;
+      // A missing_delta() would become a step of its own.
+      if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists ? value : 0.0f;
       dt[i] = value;
     }
     if (kExchange) gather_over_lanes(dt, id);

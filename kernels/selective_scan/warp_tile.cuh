@@ -326,6 +326,10 @@ __device__ __forceinline__ float* row_states(const SelectiveScanProblem& p, cons
   return tensor.data + index * tensor.batch_stride + row.first_channel * tensor.dim_stride;
 }
 
+// What a tile of delta holds where there is no step: one that leaves the state as it is, unless there is a bias without
+// softplus. softplus(-infinity + bias) is zero.
+__device__ __forceinline__ float missing_delta() { return MS_SOFTPLUS ? __uint_as_float(0xff800000u) : 0.0f; }
+
 __device__ __forceinline__ void clear_shared(Shared& shared, int lane) {
   for (int i = lane; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += 32)
     reinterpret_cast<unsigned*>(&shared)[i] = 0u;
