@@ -54,16 +54,15 @@ __device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& 
     self.delta.read(stage.delta, first, id);
     InputReader input;
     input.read(stage.u, first, id);
-    float after[kSteps][kChannels], delta_u[kSteps][kChannels];
+    float dt[kSteps][kChannels], after[kSteps][kChannels], delta_u[kSteps][kChannels];
+    self.delta.steps([&](int t) { return !kPacked || first + t >= begin; }, id, dt);
 #pragma unroll
     for (int t = kSteps - 1; t >= 0; --t) {
-      float dt[kChannels];
-      self.delta.step(t, !kPacked || first + t >= begin, id, dt);
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) {
         after[t][r] = self.after[r];
-        delta_u[t][r] = dt[r] * input.value(t, r);
-        self.after[r] += dt[r];
+        delta_u[t][r] = dt[t][r] * input.value(t, r);
+        self.after[r] += dt[t][r];
       }
     }
 #pragma unroll

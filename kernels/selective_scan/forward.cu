@@ -224,8 +224,7 @@ __device__ __forceinline__ void next_sequence(const SelectiveScanProblem& p, Sha
 template <bool PART>
 __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& params, const Shared& shared,
                                              Stage& stage, int tile, int begin, int end, LaneId id, Lane& self) {
-  // Of the lanes that own the same channel, one stores.
-  const bool stores = kLanes <= kChannels || id.part < kChannels;
+  const bool stores = stores_outputs(id);
 #if MS_SLICE
   const Index row_begin = shared.piece.next - shared.piece.end;
   float* tile_sums = params.partial_sum + (row_begin + tile) * (kTile * kWarpChannels);
@@ -239,28 +238,32 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
 #if MS_SLICE
     read_partial(tile_sums, first, id, stores && !params.first_slice, out);
 #endif
+    float dt[kSteps][kChannels], sums[kOwned][kSteps];
+    self.delta.steps([&](int t) { return first + t < end; }, id, dt);
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
-      if (PART && (first + t < begin || first + t >= end)) {
+      float u[kChannels], sum[kChannels];
 #pragma unroll
-        for (int i = 0; i < kOwned; ++i) out[i][t] = 0.0f;
-        continue;
+      for (int r = 0; r < kChannels; ++r) u[r] = input.value(t, r), sum[r] = 0.0f;
+      if (!PART || (first + t >= begin && first + t < end)) {
+        step_states(shared, first + t, id, dt[t], u, self, sum);
+        reduce_over_lanes(sum, id);
       }
-      float dt[kChannels], u[kChannels], sum[kChannels];
-      self.delta.step(t, first + t < end, id, dt);
 #pragma unroll
-      for (int r = 0; r < kChannels; ++r) u[r] = input.value(t, r);
-      step_states(shared, first + t, id, dt, u, self, sum);
-      reduce_over_lanes(sum, id);
-#pragma unroll
-      for (int i = 0; i < kOwned; ++i) out[i][t] = MS_SLICE ? out[i][t] + sum[i] : sum[i];
+      for (int i = 0; i < kOwned; ++i) sums[i][t] = sum[i];
     }
+    reduce_over_lanes(sums, id);
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i)
+#pragma unroll
+      for (int t = 0; t < kOwnedSteps; ++t) out[i][t] = MS_SLICE ? out[i][t] + sums[i][t] : sums[i][t];
+    const int own = first + id.first_step;
 #if MS_SLICE == 1
-    if (stores) write_partial(tile_sums, first, id, begin - first, end - first, out);
+    if (stores) write_partial(tile_sums, first, id, begin - own, end - own, out);
 #else
-    if constexpr (MS_HAS_Z) apply_gate(stage.z, first, id, out);
+    if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, out);
     if (kLanes > 1) __syncwarp();
-    if (stores) keep_outputs<PART>(stage.u, first, id, begin - first, end - first, out);
+    if (stores) keep_outputs<PART>(stage.u, own, id, begin - own, end - own, out);
 #endif
   }
 }

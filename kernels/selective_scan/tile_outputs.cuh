@@ -8,52 +8,63 @@
 namespace mamba_scan {
 namespace {
 
-// The lane's owned channels of kSteps steps, from step `first` of the tile.
-using Outputs = float[kOwned][kSteps];
+// The lane's owned channels and steps of a group, from step `first` of the tile: the group's first plus id.first_step.
+using Outputs = float[kOwned][kOwnedSteps];
+
+// Of the lanes that own the same channels and steps, one stores.
+__device__ __forceinline__ bool stores_outputs(LaneId id) {
+  return kLanesOfChannel <= kSteps || id.part < kChannels * kSteps;
+}
 
 __device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Outputs& y) {
+  float gate[kOwned][kOwnedSteps];
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
-    const Elements<kSteps> gate =
-        read_elements<kSteps>(z + channel_of(id, id.first_owned + i) * kPitch + place_of_group(first));
+    const auto steps = read_elements<kOwnedSteps>(z + channel_of(id, id.first_owned + i) * kPitch +
+                                                  place_of_steps<kOwnedSteps>(first));
 #pragma unroll
-    for (int t = 0; t < kSteps; t += 2)
-      multiply_silu(to_float(gate.value[place_in_group(t)]), to_float(gate.value[place_in_group(t + 1)]), y[i][t],
-                    y[i][t + 1]);
+    for (int t = 0; t < kOwnedSteps; ++t) gate[i][t] = to_float(steps.value[place_in_steps<kOwnedSteps>(t)]);
   }
 #else
 #pragma unroll
-  for (int t = 0; t < kSteps; t += 2) {
-    const Element* step = z + (first + t) * kPitch + channel_of(id, id.first_owned);
-    const Elements<kOwned> gate = read_elements<kOwned>(step), next = read_elements<kOwned>(step + kPitch);
+  for (int t = 0; t < kOwnedSteps; ++t) {
+    const auto channels = read_elements<kOwned>(z + (first + t) * kPitch + channel_of(id, id.first_owned));
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i)
-      multiply_silu(to_float(gate.value[i]), to_float(next.value[i]), y[i][t], y[i][t + 1]);
+    for (int i = 0; i < kOwned; ++i) gate[i][t] = to_float(channels.value[i]);
   }
 #endif
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i) {
+    if constexpr (kOwnedSteps == 1) {
+      y[i][0] *= silu(gate[i][0]);
+    } else {
+#pragma unroll
+      for (int t = 0; t < kOwnedSteps; t += 2) multiply_silu(gate[i][t], gate[i][t + 1], y[i][t], y[i][t + 1]);
+    }
+  }
 }
 
 // A lane's outputs of a few steps are a fraction of a memory sector. They replace u in the tile, whose elements of
-// these steps all lanes have read, and go to memory in whole rows of the tile. PART: only steps begin to end - 1 of the
-// group.
+// these steps all lanes have read, and go to memory in whole rows of the tile. PART: only steps begin to end - 1,
+// counted from `first`.
 template <bool PART>
 __device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id, int begin, int end,
                                              const Outputs& y) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
-    Element* to = tile + channel_of(id, id.first_owned + i) * kPitch + place_of_group(first);
-    Elements<kSteps> out;
-    if constexpr (PART) out = read_elements<kSteps>(to);
+    Element* to = tile + channel_of(id, id.first_owned + i) * kPitch + place_of_steps<kOwnedSteps>(first);
+    Elements<kOwnedSteps> out;
+    if constexpr (PART) out = read_elements<kOwnedSteps>(to);
 #pragma unroll
-    for (int t = 0; t < kSteps; ++t)
-      if (!PART || (begin <= t && t < end)) from_float(y[i][t], out.value[place_in_group(t)]);
-    *reinterpret_cast<Elements<kSteps>*>(to) = out;
+    for (int t = 0; t < kOwnedSteps; ++t)
+      if (!PART || (begin <= t && t < end)) from_float(y[i][t], out.value[place_in_steps<kOwnedSteps>(t)]);
+    *reinterpret_cast<Elements<kOwnedSteps>*>(to) = out;
   }
 #else
 #pragma unroll
-  for (int t = 0; t < kSteps; ++t) {
+  for (int t = 0; t < kOwnedSteps; ++t) {
     if (PART && (t < begin || t >= end)) continue;
     Elements<kOwned> out;
 #pragma unroll
@@ -79,9 +90,10 @@ __device__ __forceinline__ void store_part(const Element* tile, const SequenceTe
 }
 
 #if MS_SLICE
-// The sums over the states of the slices so far, of the lane's owned channels from step `first` of a tile.
+// The sums over the states of the slices so far, of the lane's owned channels and steps of the group from step `first`
+// of a tile.
 __device__ __forceinline__ float* partial_place(float* tile_sums, int first, LaneId id, int i) {
-  return tile_sums + first * kWarpChannels + channel_of(id, id.first_owned + i) * kSteps;
+  return tile_sums + first * kWarpChannels + channel_of(id, id.first_owned + i) * kSteps + id.first_step;
 }
 
 // Read only by the lanes that will write them.
@@ -89,19 +101,19 @@ __device__ __forceinline__ void read_partial(float* tile_sums, int first, LaneId
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
 #pragma unroll
-    for (int t = 0; t < kSteps; ++t) y[i][t] = 0.0f;
+    for (int t = 0; t < kOwnedSteps; ++t) y[i][t] = 0.0f;
     if (there) read_floats(partial_place(tile_sums, first, id, i), y[i]);
   }
 }
 
-// Steps begin to end - 1 of the group.
+// Steps begin to end - 1, counted from the lane's first.
 __device__ __forceinline__ void write_partial(float* tile_sums, int first, LaneId id, int begin, int end,
                                               const Outputs& y) {
-  constexpr int kVector = kSteps % 4 == 0 ? 4 : kSteps % 2 == 0 ? 2 : 1;
+  constexpr int kVector = kOwnedSteps < 4 ? kOwnedSteps : 4;
 #pragma unroll
   for (int i = 0; i < kOwned; ++i)
 #pragma unroll
-    for (int t = 0; t < kSteps; t += kVector) {
+    for (int t = 0; t < kOwnedSteps; t += kVector) {
       float* to = partial_place(tile_sums, first, id, i) + t;
       if (!kPacked || (begin <= t && t + kVector <= end)) {
         store_global<kVector * 4>(to, &y[i][t]);

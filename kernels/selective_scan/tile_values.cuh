@@ -7,10 +7,16 @@
 namespace mamba_scan {
 namespace {
 
-// Where in a channel's row of a tile the group of kSteps steps from step `first` on lies, and which of its elements is
-// step t of the group.
-__device__ __forceinline__ constexpr int place_of_group(int first) { return kReverse ? kTile - kSteps - first : first; }
-__device__ __forceinline__ constexpr int place_in_group(int t) { return kReverse ? kSteps - 1 - t : t; }
+// Where in a channel's row of a tile COUNT steps from step `first` on lie, and which of these elements is the t-th
+// step.
+template <int COUNT>
+__device__ __forceinline__ constexpr int place_of_steps(int first) {
+  return kReverse ? kTile - COUNT - first : first;
+}
+template <int COUNT>
+__device__ __forceinline__ constexpr int place_in_steps(int t) {
+  return kReverse ? COUNT - 1 - t : t;
+}
 
 // A lane reads its states of a step in vectors of this many, and the lanes that share channels read vectors side by
 // side: with all states of a lane adjacent, eight lanes would meet in the same banks.
@@ -113,7 +119,7 @@ __device__ __forceinline__ Elements<COUNT> read_elements(const Element* from) {
 // ---- delta ----
 
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
-// the channels it owns only, and the lanes that share channels exchange them.
+// the channels and steps it owns only, and the lanes that share channels exchange them.
 struct DeltaReader {
 #if MS_HAS_BIAS
   float bias[kChannels];
@@ -131,43 +137,48 @@ struct DeltaReader {
 
   // The raw elements of steps first .. first + kSteps - 1.
   __device__ __forceinline__ void read(const Element* tile, int first, LaneId id) {
+    const int channel = kExchange ? id.first_owned : 0;
+    first += kExchange ? id.first_step : 0;
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int i = 0; i < kRead; ++i)
-      raw_[i] = read_elements<kSteps>(tile + channel_of(id, (kExchange ? id.first_owned : 0) + i) * kPitch +
-                                      place_of_group(first));
+      raw_[i] =
+          read_elements<kReadSteps>(tile + channel_of(id, channel + i) * kPitch + place_of_steps<kReadSteps>(first));
 #else
 #pragma unroll
-    for (int t = 0; t < kSteps; ++t)
-      raw_[t] = read_elements<kRead>(tile + (first + t) * kPitch + channel_of(id, kExchange ? id.first_owned : 0));
+    for (int t = 0; t < kReadSteps; ++t)
+      raw_[t] = read_elements<kRead>(tile + (first + t) * kPitch + channel_of(id, channel));
 #endif
   }
 
-  // exists: whether step t of the group lies inside the sequence.
-  __device__ __forceinline__ void step(int t, bool exists, LaneId id, float (&dt)[kChannels]) const {
+  // exists(t): whether step t of the group lies inside the sequence.
+  template <class Exists>
+  __device__ __forceinline__ void steps(const Exists& exists, LaneId id, float (&dt)[kSteps][kChannels]) const {
 #pragma unroll
-    for (int i = 0; i < kRead; ++i) {
-      float value = to_float(kSeqContiguous ? raw_[i].value[place_in_group(t)] : raw_[t].value[i]);
+    for (int t = 0; t < kReadSteps; ++t)
+#pragma unroll
+      for (int i = 0; i < kRead; ++i) {
+        float value = to_float(kSeqContiguous ? raw_[i].value[place_in_steps<kReadSteps>(t)] : raw_[t].value[i]);
 #if MS_HAS_BIAS
-      value += bias[i];
+        value += bias[i];
 #endif
 #if MS_SOFTPLUS
-      value = softplus<MS_DTYPE == 0>(value);
+        value = softplus<MS_DTYPE == 0>(value);
 #endif
-      // A missing_delta() would become a step of its own.
-      if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists ? value : 0.0f;
-      dt[i] = value;
-    }
+        // A missing_delta() would become a step of its own.
+        if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists(t) ? value : 0.0f;
+        dt[t][i] = value;
+      }
     if (kExchange) gather_over_lanes(dt, id);
   }
 
  private:
   enum : bool { kExchange = MS_SOFTPLUS && kLanes > 1 };
-  enum : int { kRead = kExchange ? kOwned : kChannels };
+  enum : int { kRead = kExchange ? kOwned : kChannels, kReadSteps = kExchange ? kOwnedSteps : kSteps };
 #if MS_SEQ_CONTIGUOUS
-  Elements<kSteps> raw_[kRead];
+  Elements<kReadSteps> raw_[kRead];
 #else
-  Elements<kRead> raw_[kSteps];
+  Elements<kRead> raw_[kReadSteps];
 #endif
 };
 
@@ -177,7 +188,7 @@ struct InputReader {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r)
-      raw_[r] = read_elements<kSteps>(tile + channel_of(id, r) * kPitch + place_of_group(first));
+      raw_[r] = read_elements<kSteps>(tile + channel_of(id, r) * kPitch + place_of_steps<kSteps>(first));
 #else
 #pragma unroll
     for (int t = 0; t < kSteps; ++t)
@@ -186,7 +197,7 @@ struct InputReader {
   }
 
   __device__ __forceinline__ float value(int t, int r) const {
-    return to_float(kSeqContiguous ? raw_[r].value[place_in_group(t)] : raw_[t].value[r]);
+    return to_float(kSeqContiguous ? raw_[r].value[place_in_steps<kSteps>(t)] : raw_[t].value[r]);
   }
 
  private:

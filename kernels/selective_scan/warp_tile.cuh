@@ -76,8 +76,12 @@ constexpr int kPaddedStates = kLanes * kStates;
 constexpr bool kPacked = MS_PACKED;
 constexpr bool kBConstant = MS_B_ORDER == 3;
 constexpr bool kCConstant = MS_C_ORDER == 3;
-// Channels whose sum over states a lane ends up with, see reduce_over_lanes().
+// Channels whose sums over states a lane ends up with, and steps of a group: lanes that would own the same channel
+// divide the steps among them. See reduce_over_lanes().
 constexpr int kOwned = kChannels > kLanes ? kChannels / kLanes : 1;
+constexpr int kLanesOfChannel = kLanes > kChannels ? kLanes / kChannels : 1;
+constexpr int kStepShares = kLanesOfChannel < kSteps ? kLanesOfChannel : kSteps;
+constexpr int kOwnedSteps = kSteps / kStepShares;
 constexpr unsigned kAllLanes = 0xffffffffu;
 // Elements from one row of a tile of u, delta or z to the next in shared memory. A channel's row of steps is padded to
 // an odd number of 16-byte vectors: lanes read the same steps of adjacent rows, which then lie in different banks.
@@ -89,6 +93,7 @@ static_assert((kChannels & (kChannels - 1)) == 0, "channels per lane are halved 
 static_assert(kParts == 1 || (MS_B_ORDER != 1 && MS_C_ORDER != 1), "complex numbers are copied pair by pair");
 static_assert(kStages >= 2, "a tile is copied while another is computed");
 static_assert(kTile % kSteps == 0 && kSteps % 2 == 0, "a tile holds whole groups, and the gate takes pairs of steps");
+static_assert((kSteps & (kSteps - 1)) == 0, "steps are halved when sums are reduced");
 
 // One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent;
 // these rows of steps then run as they do in memory, the last step first when kReverse.
@@ -209,17 +214,24 @@ struct LaneId {
   int lane;
   int part;  // which of the kLanes lanes that share channels
   int quad;
-  int first_owned;  // index r of the first channel whose sum this lane ends up with
+  int first_owned;  // index r of the first channel whose sums this lane ends up with
+  int first_step;   // of these steps of a group, the first
 };
 
 __device__ __forceinline__ LaneId lane_id() {
   const int lane = static_cast<int>(threadIdx.x);
-  LaneId id{lane, lane % kLanes, lane / kLanes, 0};
-  int half = kChannels / 2;
+  LaneId id{lane, lane % kLanes, lane / kLanes, 0, 0};
+  int channels = kChannels / 2, steps = kSteps / 2;
 #pragma unroll
   for (int distance = 1; distance < kLanes; distance *= 2) {
-    if (half >= 1 && (id.part & distance)) id.first_owned += half;
-    half /= 2;
+    const bool upper = (id.part & distance) != 0;
+    if (distance < kChannels) {
+      if (upper) id.first_owned += channels;
+      channels /= 2;
+    } else {
+      if (upper) id.first_step += steps;
+      steps /= 2;
+    }
   }
   return id;
 }
@@ -233,42 +245,65 @@ __device__ __forceinline__ int channel_of(LaneId id, int r) {
   return kSeqContiguous ? r * kQuads + id.quad : id.quad * kChannels + r;
 }
 
-// Adds the kLanes lanes' shares of kChannels sums. Each round halves the channels a lane is responsible for while it
-// adds its neighbour's share; afterwards value[i] is the whole sum of channel first_owned + i, i < kOwned.
-__device__ __forceinline__ void reduce_over_lanes(float (&value)[kChannels], LaneId id) {
-  int half = kChannels / 2;
+// Lanes `distance` apart have shares of 2 * `half` sums: adds them up, the upper lane to the second half of the sums,
+// the other one to the first. Either finds its sums in value[0 .. half - 1]. Of a single sum (half 0) both get all.
+template <int COUNT>
+__device__ __forceinline__ void add_shares(float (&value)[COUNT], int half, int distance, LaneId id) {
+  if (half == 0) value[0] += __shfl_xor_sync(kAllLanes, value[0], distance);
+  const bool upper = (id.part & distance) != 0;
 #pragma unroll
-  for (int distance = 1; distance < kLanes; distance *= 2) {
-    if (half >= 1) {
-      const bool upper = (id.part & distance) != 0;
-#pragma unroll
-      for (int i = 0; i < half; ++i) {
-        const float keep = upper ? value[i + half] : value[i];
-        const float give = upper ? value[i] : value[i + half];
-        value[i] = keep + __shfl_xor_sync(kAllLanes, give, distance);
-      }
-      half /= 2;
-    } else {
-      value[0] += __shfl_xor_sync(kAllLanes, value[0], distance);
-    }
+  for (int i = 0; i < half; ++i) {
+    const float keep = upper ? value[i + half] : value[i];
+    const float give = upper ? value[i] : value[i + half];
+    value[i] = keep + __shfl_xor_sync(kAllLanes, give, distance);
   }
 }
 
-// The inverse: from the owned channels' values to all kChannels, in every lane.
-__device__ __forceinline__ void gather_over_lanes(float (&value)[kChannels], LaneId id) {
+// The inverse: from half the values in each of two lanes to all of them in both.
+template <int COUNT>
+__device__ __forceinline__ void join_halves(float (&value)[COUNT], int half, int distance, LaneId id) {
+  const bool upper = (id.part & distance) != 0;
 #pragma unroll
-  for (int distance = kLanes / 2; distance >= 1; distance /= 2) {
-    const int half = kChannels / (2 * distance);
-    if (half < 1) continue;  // these lanes own the same channels
-    const bool upper = (id.part & distance) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float mine = value[i];
-      const float other = __shfl_xor_sync(kAllLanes, mine, distance);
-      value[i] = upper ? other : mine;
-      value[i + half] = upper ? mine : other;
-    }
+  for (int i = 0; i < half; ++i) {
+    const float mine = value[i];
+    const float other = __shfl_xor_sync(kAllLanes, mine, distance);
+    value[i] = upper ? other : mine;
+    value[i + half] = upper ? mine : other;
   }
+}
+
+// Adds the kLanes lanes' shares of the sums of kSteps steps and kChannels channels, in rounds between lanes 1, 2, 4 ..
+// apart: first those that divide the channels, step by step, by the first function, then those that divide the steps,
+// by the second. Afterwards value[i] or value[i][t] is the whole sum of channel first_owned + i at step first_step + t.
+__device__ __forceinline__ void reduce_over_lanes(float (&value)[kChannels], LaneId id) {
+#pragma unroll
+  for (int distance = 1; distance < kLanes && distance < kChannels; distance *= 2)
+    add_shares(value, kChannels / (2 * distance), distance, id);
+}
+
+__device__ __forceinline__ void reduce_over_lanes(float (&value)[kOwned][kSteps], LaneId id) {
+#pragma unroll
+  for (int distance = kChannels; distance < kLanes; distance *= 2)
+    add_shares(value[0], kSteps * kChannels / (2 * distance), distance, id);
+}
+
+// The inverse of both: from the owned channels and steps to all of them, in every lane.
+__device__ __forceinline__ void gather_over_lanes(float (&value)[kSteps][kChannels], LaneId id) {
+  if constexpr (kStepShares > 1) {
+    float of_steps[kSteps];
+#pragma unroll
+    for (int t = 0; t < kOwnedSteps; ++t) of_steps[t] = value[t][0];
+#pragma unroll
+    for (int distance = kChannels * kStepShares / 2; distance >= kChannels; distance /= 2)
+      join_halves(of_steps, kSteps * kChannels / (2 * distance), distance, id);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) value[t][0] = of_steps[t];
+  }
+#pragma unroll
+  for (int t = 0; t < kSteps; ++t)
+#pragma unroll
+    for (int distance = (kLanes < kChannels ? kLanes : kChannels) / 2; distance >= 1; distance /= 2)
+      join_halves(value[t], kChannels / (2 * distance), distance, id);
 }
 
 // Calls visit(r, s, index, exists) for every state of the lane, index counting elements from the warp's first channel

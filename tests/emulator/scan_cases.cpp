@@ -107,6 +107,14 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add("TunedShortTiles", f32, channels).everything();
     scan.seqlens = {41}, scan.choice = {4, 2, false, 8, 2, 3};
   }
+  {
+    ScanCase& scan = add("TunedMoreLanesThanSteps", f16, steps).everything();
+    scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {32, 1, false, 16, 4, 2};
+  }
+  {
+    ScanCase& scan = add("TunedMoreLanesThanStepsChannels", f32, channels).everything();
+    scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {16, 2, false, 8, 4, 2};
+  }
 
   // B and C that do not change with time.
   add("ConstantB", f32, steps).constant_B = true;
