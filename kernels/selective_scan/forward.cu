@@ -63,14 +63,13 @@ __device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const R
 
 __device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
                                             Lane& self) {
-  const Row& row = shared.piece.row;
 #if MS_HAS_INITIAL
   if (MS_INVARIANT && p.initial_state.data == nullptr) {
     set_zero(self.state);
     return;
   }
   const float* initial = row_states(p, p.initial_state, shared);
-  for_each_state(row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
+  for_each_state(shared.piece.row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
                  [&](int r, int s, Index index, bool exists) { self.state[r][s] = exists ? initial[index] : 0.0f; });
 #else
   set_zero(self.state);

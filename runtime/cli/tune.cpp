@@ -30,9 +30,9 @@ int tune(const ops::TuneOptions& options, bool json) {
   for (const auto& candidate : report.at("candidates")) {
     std::cout << (index++ == report.at("chosen").get<int>() ? "* " : "  ") << std::setw(2) << candidate.at("lanes")
               << " lanes, " << kind_of(candidate) << ", tile " << std::setw(2) << candidate.at("tile") << ", unroll "
-              << std::setw(2) << candidate.at("unroll") << ", " << candidate.at("stages") << " stages" << std::setw(12)
-              << candidate.at("us").get<double>() << " us, expected " << candidate.at("expected_us").get<double>()
-              << " us\n";
+              << std::setw(2) << candidate.at("unroll") << ", " << candidate.at("stages") << " stages, " << std::setw(2)
+              << candidate.at("min_blocks") << " blocks" << std::setw(12) << candidate.at("us").get<double>()
+              << " us, expected " << candidate.at("expected_us").get<double>() << " us\n";
   }
   std::cout << (report.at("kept").get<bool>() ? "kept for scans like this\n" : "nothing faster than the usual plan\n");
   return kDone;

@@ -70,17 +70,19 @@ int next_power_of_two(int value) {
 // A lane holds 16 states of a channel at most.
 int fewest_lanes(int dstate) { return std::min(32, next_power_of_two(ceil_div(dstate, 16))); }
 
-bool has_details(const PlanChoice& choice) { return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0; }
+bool has_details(const PlanChoice& choice) {
+  return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0 || choice.min_blocks > 0;
+}
 
 PlanChoice without_details(const PlanChoice& choice) { return {choice.lanes, choice.channels, choice.cut}; }
 
-// Can kernels have this tile, unroll and number of stages?
+// Can kernels have this tile, unroll, number of stages and of blocks?
 bool can_be_compiled(const PlanChoice& choice) {
   const auto is_power = [](int value, int least, int most) {
     return value == 0 || (value >= least && value <= most && value == next_power_of_two(value));
   };
   return is_power(choice.tile, 4, 64) && is_power(choice.unroll, 2, 16) && choice.stages != 1 && choice.stages >= 0 &&
-         choice.stages <= 8;
+         choice.stages <= 8 && choice.min_blocks >= 0 && choice.min_blocks <= 32;
 }
 
 // All ways to share a channel's states among lanes and channels among warps, whole or, where that is possible, cut in
@@ -115,7 +117,8 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
       if (v.is_complex && v.states * v.channels > kMostComplexOfLane) continue;
       v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
       if (wanted && wanted->stages > 0) v.stages = wanted->stages;
-      v.min_blocks = static_cast<std::int16_t>(std::min<int>(blocks_for_registers(v), block_slots(device)));
+      const int most_blocks = wanted && wanted->min_blocks > 0 ? wanted->min_blocks : blocks_for_registers(v);
+      v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
       const int blocks = blocks_per_sm(v, device);
       if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory
       // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.

@@ -106,7 +106,8 @@ struct PlanChoice {
   std::int16_t tile = 0;
   std::int16_t unroll = 0;
   std::int16_t stages = 0;
-  std::int16_t segments = 0;  // 0: not the team kernel (ops/team_plan.h), for which alone this and helpers are meant
+  std::int16_t min_blocks = 0;  // not of the team kernel
+  std::int16_t segments = 0;    // 0: not the team kernel (ops/team_plan.h), for which alone this and helpers are meant
   std::int16_t helpers = 0;
 
   auto operator<=>(const PlanChoice&) const = default;

@@ -319,6 +319,7 @@ std::string tune_json(const TuneOptions& options) {
                                     {"tile", c.choice.tile},
                                     {"unroll", c.choice.unroll},
                                     {"stages", c.choice.stages},
+                                    {"min_blocks", c.choice.min_blocks},
                                     {"segments", c.choice.segments},
                                     {"helpers", c.choice.helpers},
                                     {"expected_us", c.expected_us},

@@ -48,12 +48,12 @@ std::uint64_t problem_class(const SelectiveScanProblem& p) {
 
 PlanChoice choice_of(const ForwardPlan& plan) {
   const ForwardVariant& v = plan.variant;
-  return {v.lanes, v.channels, v.cut, v.tile, v.unroll, v.stages};
+  return {v.lanes, v.channels, v.cut, v.tile, v.unroll, v.stages, v.min_blocks};
 }
 
 PlanChoice choice_of(const TeamPlan& plan) {
   const TeamVariant& v = plan.variant;
-  return {v.lanes, 1, v.segments > 1, v.tile, v.unroll, v.depth, v.segments, v.helpers};
+  return {v.lanes, 1, v.segments > 1, v.tile, v.unroll, v.depth, 0, v.segments, v.helpers};
 }
 
 TeamShape team_shape(const PlanChoice& choice, Index dstate) {
@@ -114,6 +114,9 @@ std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& proble
   }
   add(&PlanChoice::stages, choice.stages - 1);
   add(&PlanChoice::stages, choice.stages + 1);
+  if (choice.segments > 0) return near;
+  add(&PlanChoice::min_blocks, choice.min_blocks - 4);
+  add(&PlanChoice::min_blocks, choice.min_blocks + 4);
   return near;
 }
 
@@ -141,8 +144,9 @@ void Tuning::load() {
     for (const Json& entry : json.at("choices")) {
       TunedChoice tuned;
       const auto number = [&](const char* name) { return entry.at(name).get<std::int16_t>(); };
-      tuned.choice = {number("lanes"),  number("channels"), entry.at("cut").get<bool>(), number("tile"),
-                      number("unroll"), number("stages"),   number("segments"),          number("helpers")};
+      tuned.choice = {number("lanes"),      number("channels"), entry.at("cut").get<bool>(),
+                      number("tile"),       number("unroll"),   number("stages"),
+                      number("min_blocks"), number("segments"), number("helpers")};
       tuned.problem = entry.at("problem").get<std::string>();
       tuned.us = entry.at("us").get<double>();
       tuned.untuned_us = entry.at("untuned_us").get<double>();
@@ -187,6 +191,7 @@ void Tuning::save() const {
                                  {"tile", tuned.choice.tile},
                                  {"unroll", tuned.choice.unroll},
                                  {"stages", tuned.choice.stages},
+                                 {"min_blocks", tuned.choice.min_blocks},
                                  {"segments", tuned.choice.segments},
                                  {"helpers", tuned.choice.helpers},
                                  {"us", tuned.us},

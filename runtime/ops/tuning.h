@@ -41,7 +41,7 @@ struct ExpectedChoice {
 MAMBA_SCAN_API std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem,
                                                         const driver::DeviceReport& device);
 
-// The possible ones that differ from a choice in one detail, by a factor of two or by one stage.
+// The possible ones that differ from a choice in one detail, by a factor of two, one stage or four blocks.
 MAMBA_SCAN_API std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& problem,
                                                              const driver::DeviceReport& device,
                                                              const PlanChoice& choice);

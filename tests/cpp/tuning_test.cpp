@@ -55,7 +55,7 @@ driver::DeviceReport some_device(const std::string& name = "Some GPU", int sm_co
 
 class TuningTest : public testing::Test {
  protected:
-  TunedChoice some_choice() const { return {{8, 2, true, 32, 4, 3}, "a scan", 10, 12}; }
+  TunedChoice some_choice() const { return {{8, 2, true, 32, 4, 3, 12}, "a scan", 10, 12}; }
 
   // The one note there is.
   std::string note() const {
@@ -159,7 +159,8 @@ void expect_made(const SelectiveScanProblem& p, const PlanChoice& choice) {
 
 int differences(const PlanChoice& a, const PlanChoice& b) {
   return (a.lanes != b.lanes) + (a.channels != b.channels) + (a.cut != b.cut) + (a.tile != b.tile) +
-         (a.unroll != b.unroll) + (a.stages != b.stages) + (a.segments != b.segments) + (a.helpers != b.helpers);
+         (a.unroll != b.unroll) + (a.stages != b.stages) + (a.min_blocks != b.min_blocks) + (a.segments != b.segments) +
+         (a.helpers != b.helpers);
 }
 
 TEST(PlanChoices, BeginWithThePlansOwnAndAreAllPossible) {

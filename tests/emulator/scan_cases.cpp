@@ -97,23 +97,23 @@ std::vector<ScanCase> scan_cases() {
   // Plans that only tuning makes.
   {
     ScanCase& scan = add("TunedLongTiles", f16, steps).everything();
-    scan.seqlens = {67, 200}, scan.choice = {2, 1, false, 64, 16, 2};
+    scan.seqlens = {67, 200}, scan.choice = {2, 1, false, 64, 16, 2, 8};
   }
   {
     ScanCase& scan = add("TunedManyStages", f16, channels).everything();
-    scan.seqlens = {41}, scan.dstate = 4, scan.choice = {1, 1, false, 16, 16, 5};
+    scan.seqlens = {41}, scan.dstate = 4, scan.choice = {1, 1, false, 16, 16, 5, 8};
   }
   {
     ScanCase& scan = add("TunedShortTiles", f32, channels).everything();
-    scan.seqlens = {41}, scan.choice = {4, 2, false, 8, 2, 3};
+    scan.seqlens = {41}, scan.choice = {4, 2, false, 8, 2, 3, 8};
   }
   {
     ScanCase& scan = add("TunedMoreLanesThanSteps", f16, steps).everything();
-    scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {32, 1, false, 16, 4, 2};
+    scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {32, 1, false, 16, 4, 2, 8};
   }
   {
     ScanCase& scan = add("TunedMoreLanesThanStepsChannels", f32, channels).everything();
-    scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {16, 2, false, 8, 4, 2};
+    scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {16, 2, false, 8, 4, 2, 8};
   }
 
   // B and C that do not change with time.
@@ -136,7 +136,7 @@ std::vector<ScanCase> scan_cases() {
   add_long("LongFloat32Channels", f32, channels, 201).final = true;
   {
     ScanCase& scan = add_long("LongTuned", bf16, channels, 333).everything();
-    scan.choice = {8, 1, true, 32, 4, 4};
+    scan.choice = {8, 1, true, 32, 4, 4, 8};
   }
   {
     ScanCase& scan = add_long("LongStateInPlace", f32, steps, 201);

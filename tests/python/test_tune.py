@@ -21,8 +21,8 @@ def timed(monkeypatch):
 
     def tune(*sizes, dtype, layout, full, thorough, device):
         calls.append((*sizes, dtype, layout, full, thorough, device))
-        warps = {"tile": 16, "unroll": 4, "stages": 2, "segments": 0, "helpers": 0}
-        team = {"tile": 8, "unroll": 4, "stages": 3, "segments": 8, "helpers": 4}
+        warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "segments": 0, "helpers": 0}
+        team = {"tile": 8, "unroll": 4, "stages": 3, "min_blocks": 0, "segments": 8, "helpers": 4}
         candidates = [
             {"lanes": 2, "channels": 4, "cut": False, **warps, "expected_us": 11.0, "us": 12.0},
             {"lanes": 4, "channels": 2, "cut": True, **warps, "expected_us": 12.0, "us": 10.0},

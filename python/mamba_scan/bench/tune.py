@@ -46,8 +46,10 @@ def _line(candidate: dict[str, Any], chosen: bool) -> str:
     else:
         kind = f"{candidate['channels']} channels, {'cut in time' if candidate['cut'] else 'whole'}"
     details = f"tile {candidate['tile']}, unroll {candidate['unroll']}, {candidate['stages']} stages"
+    if not candidate["segments"]:
+        details += f", {candidate['min_blocks']} blocks"
     return (
-        f"{'*' if chosen else ' '} {candidate['lanes']:>2} lanes, {kind:<25} {details:<30}"
+        f"{'*' if chosen else ' '} {candidate['lanes']:>2} lanes, {kind:<25} {details:<39}"
         f"{candidate['us']:>12,.1f} us, expected {candidate['expected_us']:,.1f} us"
     )
 
