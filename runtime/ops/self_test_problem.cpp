@@ -104,7 +104,7 @@ void TestProblem::choose_sizes(std::mt19937& random) {
   p.seqlen = pick(random, {1, 2, 17, 64, 129, 300});
   p.ngroups = pick(random, {1, 1, 2});
   p.dim = p.ngroups * pick(random, {1, 5, 16, 33, 64});
-  p.dstate = pick(random, {1, 3, 8, 16, 17, 64});
+  p.dstate = pick(random, {1, 3, 8, 16, 17, 64, 100});  // 100: in slices
 }
 
 void TestProblem::choose_features(std::mt19937& random) {
