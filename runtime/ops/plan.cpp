@@ -70,6 +70,15 @@ int next_power_of_two(int value) {
 // A lane holds 16 states of a channel at most.
 int fewest_lanes(int dstate) { return std::min(32, next_power_of_two(ceil_div(dstate, 16))); }
 
+// Where steps are adjacent, a vector of them. Otherwise what the compiler can keep in registers: with few states a step
+// is short, and the waits for shared memory of more steps overlap.
+std::int16_t unroll_for(const ForwardVariant& v) {
+  int steps = v.channels * v.states <= 8 ? 8 : 4;
+  if (v.is_complex) steps = 4;
+  if (v.seq_contiguous && !v.is_complex) steps = 16 / element_size(v.dtype);
+  return static_cast<std::int16_t>(std::min<int>(steps, v.tile));
+}
+
 bool has_details(const PlanChoice& choice) {
   return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0 || choice.min_blocks > 0;
 }
@@ -117,6 +126,8 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
       if (v.is_complex && v.states * v.channels > kMostComplexOfLane) continue;
       v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
       if (wanted && wanted->stages > 0) v.stages = wanted->stages;
+      v.unroll = unroll_for(v);
+      if (wanted && wanted->unroll > 0) v.unroll = std::min(wanted->unroll, v.tile);
       const int most_blocks = wanted && wanted->min_blocks > 0 ? wanted->min_blocks : blocks_for_registers(v);
       v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
       const int blocks = blocks_per_sm(v, device);
@@ -383,8 +394,6 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.b_order = order_of(problem.B, problem, v.tile);
   v.c_order = order_of(problem.C, problem, v.tile);
   v.reverse = problem.reverse && has_adjacent_steps(v);
-  const int unroll = v.seq_contiguous && !problem.is_complex ? 16 / element_size(v.dtype) : 4;
-  v.unroll = static_cast<std::int16_t>(std::min<int>(choice && choice->unroll > 0 ? choice->unroll : unroll, v.tile));
   v.softplus = problem.delta_softplus;
   v.has_bias = problem.delta_bias != nullptr;
   v.has_d = problem.D != nullptr;

@@ -167,7 +167,8 @@ void set_scratch(ForwardPlan& plan, void* scratch) {
     plan.params.carry_state = reinterpret_cast<float*>(memory);
     plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
   }
-  plan.params.partial_sum = reinterpret_cast<float*>(memory + plan.carry_state_bytes + plan.carry_delta_bytes);
+  if (plan.partial_sum_bytes > 0)
+    plan.params.partial_sum = reinterpret_cast<float*>(memory + plan.carry_state_bytes + plan.carry_delta_bytes);
 }
 
 void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void* stream) {

@@ -11,11 +11,26 @@
 
 namespace mamba_scan::test {
 
+// Of a slice of the states, a scan of it and of all slices before it: the last launch's result is the whole's.
+inline SelectiveScanProblem with_slices_before(const SelectiveScanForwardParams& params) {
+  static SelectiveScanProblem first;
+  SelectiveScanProblem problem = params.problem;
+  if (params.partial_sum == nullptr) return problem;
+  if (params.first_slice) first = problem;
+  problem.dstate += (problem.A - first.A) / problem.A_state_stride;
+  problem.A = first.A;
+  problem.B = first.B;
+  problem.C = first.C;
+  problem.initial_state = first.initial_state;
+  problem.final_state = first.final_state;
+  return problem;
+}
+
 // The whole scan that a launch stands for, as the caller laid it out; none for the kernels that only prepare one.
 inline std::optional<SelectiveScanProblem> launched_scan(const std::string& entry, void** arguments) {
   SelectiveScanProblem problem;
   if (entry == "selective_scan_forward") {
-    problem = static_cast<const SelectiveScanForwardParams*>(arguments[0])->problem;
+    problem = with_slices_before(*static_cast<const SelectiveScanForwardParams*>(arguments[0]));
   } else if (entry == "selective_scan_team") {
     problem = static_cast<const SelectiveScanTeamParams*>(arguments[0])->problem;
   } else {
