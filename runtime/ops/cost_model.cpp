@@ -19,6 +19,9 @@ double states_alive(double dstate, double steps) {
   return always + remembered * (harmonic(dstate) - harmonic(always));
 }
 
+constexpr double kNextLaunch = 8000;  // about 4 us: its start, its cold instructions
+constexpr double kPiece = 3000;       // of a warp, in both kernels: rates, pointers, first copies, reading carries
+
 }  // namespace
 
 // The exponential unit takes 8 clocks per state of a lane and reaches 87 % of that; issue slots bind when a lane has
@@ -47,11 +50,17 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
 }
 
 double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
-  constexpr double kSecondLaunch = 8000;  // about 4 us: its start, its cold instructions
-  constexpr double kPiece = 3000;         // of a warp, in both kernels: rates, pointers, first copies, reading carries
   const double tiles = static_cast<double>(rows) * static_cast<double>(ceil_div(seqlen, v.tile));
   const double steps = std::ceil(tiles / static_cast<double>(slots)) * v.tile;
-  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kSecondLaunch + warps * kPiece;
+  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kNextLaunch + warps * kPiece;
+}
+
+double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, Index steps, Index schedulers) {
+  const Index warps = ceil_div(slots, schedulers);
+  const int together = static_cast<int>(std::min<Index>(warps, resident));
+  const double carries = carry_clocks_per_step(v, together, static_cast<double>(steps)) / together;
+  return clocks_uncut(v, slots, resident, steps, schedulers) +
+         static_cast<double>(warps) * (static_cast<double>(steps) * carries + kPiece) + 2 * kNextLaunch;
 }
 
 }  // namespace mamba_scan::ops

@@ -9,10 +9,12 @@ namespace mamba_scan::ops {
 
 // One step of all of a scheduler's `warps`. At 16 states within 10 % of what was measured:
 //
-//   lanes x states x channels     1 warp   2 warps   3 warps   4 warps   5 warps
+//   lanes x states x channels     1 warp   2 warps   3 warps   4 warps
 //   1 x 16 x 1                     235       330       475       625
 //   1 x 16 x 2                     420       610       895
-//   2 x 8 x 1                      180       245       290       370       430
+//   2 x 8 x 1                      144       197       307
+//   1 x 8 x 1                      132
+//   1 x 4 x 1                       90
 MAMBA_SCAN_API double clocks_per_step(const ForwardVariant& variant, int warps);
 
 // One step of the carry pass of `warps` warps, averaged over a piece of `steps` steps.
@@ -23,5 +25,8 @@ double clocks_uncut(const ForwardVariant& variant, Index rows, int resident, Ind
 
 // The same cut into `slots` equal shares that run all at once, `warps` of a scheduler.
 double clocks_cut(const ForwardVariant& variant, Index rows, Index slots, int warps, Index seqlen);
+
+// The same cut into `slots` segments of `steps` steps, of which `resident` of each scheduler run at a time.
+double clocks_in_segments(const ForwardVariant& variant, Index slots, int resident, Index steps, Index schedulers);
 
 }  // namespace mamba_scan::ops

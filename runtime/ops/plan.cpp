@@ -168,7 +168,8 @@ bool has_adjacent_steps(const ForwardVariant& v) {
 
 // ---- chunk_invariant ------------------------------------------------------------------------------------------------
 
-constexpr Index kTypicalSteps = 16384;  // of a call; how long it really is must not matter
+// Of a call; how long it really is must not matter. Streams, which alone are always invariant, come in long chunks.
+constexpr Index kTypicalSteps = 65536;
 
 // The fastest plan for calls of a typical length. Packed sequences begin anywhere in the row, and segments counted from
 // there would be known to the device only: they are not cut, and in one pass the state is the same wherever it is
@@ -201,6 +202,11 @@ void use_segments(const Candidate& chosen, const driver::DeviceReport& device, F
   params.slots = static_cast<int>(chosen.rows) * params.slots_per_row;
   const Index whole = params.problem.seqlen / (Index{params.segment_tiles} * chosen.variant.tile);
   plan.variant.cut = chosen.variant.cut && whole > 0;
+  if (plan.variant.cut) {
+    const ForwardVariant& v = plan.variant;
+    plan.clocks = clocks_in_segments(v, params.slots, std::max(1, blocks_per_sm(v, device) / 4),
+                                     Index{params.segment_tiles} * v.tile, busy_schedulers(v, device));
+  }
 }
 
 jit::Variant make_variant(const ForwardVariant& v, const char* source, const char* entry) {

@@ -413,6 +413,15 @@ TEST(Plan, CutsInvariantScansAtTheSameStepsWhateverTheirLength) {
   EXPECT_GT(whole, 5);
 }
 
+TEST(Plan, IsExpectedToTakeAQuarterLongerAtMostWhenInvariant) {
+  for (const int sm_count : {128, 132}) {
+    SelectiveScanProblem p = problem_of(1, 131072, 2048);
+    const double free = plan_forward(p, device_with(sm_count)).clocks;
+    p.chunk_invariant = true;
+    EXPECT_LE(plan_forward(p, device_with(sm_count)).clocks, 1.25 * free) << sm_count << " multiprocessors";
+  }
+}
+
 TEST(Plan, RunsTheSameKernelsWithAndWithoutStatesWhenInvariant) {
   const auto device = device_with(132);
   SelectiveScanProblem p = problem_of(1, 8192, 2048);

@@ -306,12 +306,12 @@ std::vector<ScanCase> scan_cases() {
     add_long_packed("LongPackedBroken", f16, reverse ? channels : steps).broken_sequence = 4;
   }
 
-  // Whose result does not depend on where the caller cuts; the device is small enough for segments of 256 steps.
+  // Whose result does not depend on where the caller cuts; the device is large enough for segments of 256 steps.
   for (const bool reverse : {false, true}) {
     const std::string order = reverse ? "Reverse" : "";
     const auto add_invariant = [&](const char* name, DType dtype, Layout layout) -> ScanCase& {
       ScanCase& scan = add((order + name).c_str(), dtype, layout).everything();
-      scan.reverse = reverse, scan.chunk_invariant = true, scan.sm_count = 8;
+      scan.reverse = reverse, scan.chunk_invariant = true, scan.sm_count = 32;
       scan.dim = 11, scan.seqlens = {513, 512, 255, 1};
       return scan;
     };
@@ -323,7 +323,7 @@ std::vector<ScanCase> scan_cases() {
     }
     {
       ScanCase& scan = add_invariant("InvariantDense", f32, channels);
-      scan.spacing = Spacing::kDense, scan.dim = 6, scan.ngroups = 2, scan.dstate = 13, scan.sm_count = 16;
+      scan.spacing = Spacing::kDense, scan.dim = 6, scan.ngroups = 2, scan.dstate = 13, scan.sm_count = 64;
     }
     {
       ScanCase& scan = add_invariant("InvariantManyRows", bf16, steps);
