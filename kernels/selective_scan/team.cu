@@ -40,7 +40,7 @@ struct Scanner {
 struct Group {
   float2 dt_u[kUnroll];
 #if MS_SEQ_CONTIGUOUS
-  struct __align__(2 * kBytes * kStates > 16 ? 16 : 2 * kBytes * kStates) Pairs {
+  struct __align__(2 * kElementBytes * kStates > 16 ? 16 : 2 * kElementBytes * kStates) Pairs {
     Pair state[kStates];
   };
   Pairs BC[kUnroll];

@@ -34,7 +34,7 @@ struct Copy {
 
 template <class RAW>
 __device__ __forceinline__ int bytes_of(const Copy& copy, int done) {
-  if (kSeqContiguous) return max(0, min(RAW::kChunkBytes, (copy.left - done) * kBytes));
+  if (kSeqContiguous) return max(0, min(RAW::kChunkBytes, (copy.left - done) * kElementBytes));
   return done < copy.left ? copy.bytes : 0;
 }
 
@@ -57,10 +57,10 @@ __device__ __forceinline__ void start_copies(const SelectiveScanTeamParams& para
     const SequenceTensor& x = which == 0 ? p.u : which == 1 ? p.delta : p.z;
     copy.from = address(x, at, segment * segment_steps + step, channel);
     copy.advance = which == 0 ? params.u_step : which == 1 ? params.delta_step : params.z_step;
-    copy.to = (which * R::kSize + sequence_place(segment, step, channel)) * kBytes;
+    copy.to = (which * R::kSize + sequence_place(segment, step, channel)) * kElementBytes;
     const int existing = at.channels - channel;
     copy.left = which < kSequences && existing > 0 ? steps_left(params, segment, step) : 0;
-    copy.bytes = min(existing, R::kElements) * kBytes;
+    copy.bytes = min(existing, R::kElements) * kElementBytes;
   }
 #pragma unroll
   for (int k = 0; k < kProjectionCopies; ++k) {
@@ -73,7 +73,7 @@ __device__ __forceinline__ void start_copies(const SelectiveScanTeamParams& para
     const int step = kSeqContiguous ? column : inner, n = kSeqContiguous ? inner : column;
     copy.from = address(which == 0 ? p.B : p.C, at, segment * segment_steps + step, n);
     copy.advance = which == 0 ? params.B_step : params.C_step;
-    copy.to = (which * R::kSize + projection_place(segment, step, n)) * kBytes;
+    copy.to = (which * R::kSize + projection_place(segment, step, n)) * kElementBytes;
     copy.left = which < 2 ? steps_left(params, segment, step) : 0;
     copy.bytes = R::kChunkBytes;
   }
@@ -249,7 +249,7 @@ __device__ __forceinline__ void finish_tile(const Shared& shared, const Selectiv
     Output& out = outputs[k];
     Element y;
     from_float(sum[k], y);
-    if (tile * kTile < out.left) store_global<kBytes>(out.y, &y);
+    if (tile * kTile < out.left) store_global<kElementBytes>(out.y, &y);
     out.y += params.y_step;
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/device.cuh"
+#include "selective_scan/element.cuh"
 #include "selective_scan/team_params.h"
 
 namespace mamba_scan {
@@ -9,15 +10,6 @@ namespace {
 
 using namespace device;
 
-#if MS_DTYPE == 0
-using Element = float;
-#elif MS_DTYPE == 1
-using Element = Float16;
-#else
-using Element = BFloat16;
-#endif
-
-constexpr int kBytes = static_cast<int>(sizeof(Element));
 constexpr int kDState = MS_DSTATE;
 constexpr int kLanes = MS_LANES;
 constexpr int kStates = MS_STATES;
@@ -36,14 +28,14 @@ static_assert(kTile % kUnroll == 0, "a tile holds whole groups of steps");
 // ROWS x COLUMNS elements per tile and segment, columns adjacent in global memory, copied in chunks of up to 16 bytes.
 template <int ROWS, int COLUMNS>
 struct Raw {
-  static constexpr int kRowBytes = COLUMNS * kBytes;
+  static constexpr int kRowBytes = COLUMNS * kElementBytes;
   static constexpr int kChunkBytes = kRowBytes % 16 == 0 ? 16 : kRowBytes % 8 == 0 ? 8 : 4;
   static_assert(kRowBytes % 4 == 0, "rows are copied in words");
-  static constexpr int kElements = kChunkBytes / kBytes;
+  static constexpr int kElements = kChunkBytes / kElementBytes;
   static constexpr int kPerRow = kRowBytes / kChunkBytes;
   static constexpr int kCount = kSegments * ROWS * kPerRow;
   // Rows of steps are read across: 16 bytes more put neighbouring rows in different banks.
-  static constexpr int kPitch = kSeqContiguous ? COLUMNS + 16 / kBytes : COLUMNS;
+  static constexpr int kPitch = kSeqContiguous ? COLUMNS + 16 / kElementBytes : COLUMNS;
   static constexpr int kSize = kSegments * ROWS * kPitch;
 };
 using RawSequence = Raw<kSeqContiguous ? kChannels : kTile, kSeqContiguous ? kTile : kChannels>;
@@ -74,7 +66,7 @@ struct __align__(16) RawTile {
 
 constexpr int kStepPairs = kLanes * kStates;
 // Where steps are adjacent, B and C of a step are gathered; otherwise they are read as they were copied.
-struct __align__(2 * kBytes) Pair {
+struct __align__(2 * kElementBytes) Pair {
   Element B, C;
 };
 
@@ -88,7 +80,7 @@ struct __align__(16) Shared {
 };
 
 template <int COUNT>
-struct __align__(COUNT* kBytes > 16 ? 16 : COUNT * kBytes) Elements {
+struct __align__(COUNT* kElementBytes > 16 ? 16 : COUNT * kElementBytes) Elements {
   Element value[COUNT];
 };
 

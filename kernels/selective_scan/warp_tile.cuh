@@ -16,7 +16,7 @@
 // and can be dropped as a whole once they have decayed.
 //
 // Constants (from runtime/ops/plan.cpp as -D options):
-//   MS_DTYPE             0 fp32, 1 fp16, 2 bf16
+//   MS_DTYPE             element.cuh
 //   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
@@ -39,6 +39,7 @@
 
 #include "common/activation.cuh"
 #include "common/device.cuh"
+#include "selective_scan/element.cuh"
 #include "selective_scan/forward_params.h"
 
 namespace mamba_scan {
@@ -46,15 +47,6 @@ namespace {
 
 using namespace device;
 
-#if MS_DTYPE == 0
-using Element = float;
-#elif MS_DTYPE == 1
-using Element = Float16;
-#else
-using Element = BFloat16;
-#endif
-
-constexpr int kElementBytes = static_cast<int>(sizeof(Element));
 constexpr int kDState = MS_DSTATE;
 constexpr int kLanes = MS_LANES;
 constexpr int kStates = MS_STATES;

@@ -18,6 +18,7 @@
 #include "driver/event.h"
 #include "driver/memory.h"
 #include "driver/stream.h"
+#include "ops/choice_json.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
 #include "ops/tuning.h"
@@ -312,18 +313,11 @@ std::string tune_json(const TuneOptions& options) {
   tuning.save();
 
   Json report = {{"device", device.report.name}, {"problem", describe(options)}, {"candidates", Json::array()}};
-  for (const Candidate& c : candidates)
-    report["candidates"].push_back({{"lanes", c.choice.lanes},
-                                    {"channels", c.choice.channels},
-                                    {"cut", c.choice.cut},
-                                    {"tile", c.choice.tile},
-                                    {"unroll", c.choice.unroll},
-                                    {"stages", c.choice.stages},
-                                    {"min_blocks", c.choice.min_blocks},
-                                    {"segments", c.choice.segments},
-                                    {"helpers", c.choice.helpers},
-                                    {"expected_us", c.expected_us},
-                                    {"us", c.median()}});
+  for (const Candidate& c : candidates) {
+    Json& candidate = report["candidates"].emplace_back(choice_to_json(c.choice));
+    candidate["expected_us"] = c.expected_us;
+    candidate["us"] = c.median();
+  }
   report["chosen"] = &chosen - candidates.data();
   report["us"] = chosen.median();
   report["untuned_us"] = untuned;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "jit/sha256.h"
+#include "ops/choice_json.h"
 #include "ops/control.h"
 #include "platform/log.h"
 
@@ -143,10 +144,7 @@ void Tuning::load() {
     std::map<std::uint64_t, TunedChoice> choices;
     for (const Json& entry : json.at("choices")) {
       TunedChoice tuned;
-      const auto number = [&](const char* name) { return entry.at(name).get<std::int16_t>(); };
-      tuned.choice = {number("lanes"),      number("channels"), entry.at("cut").get<bool>(),
-                      number("tile"),       number("unroll"),   number("stages"),
-                      number("min_blocks"), number("segments"), number("helpers")};
+      tuned.choice = choice_from_json(entry);
       tuned.problem = entry.at("problem").get<std::string>();
       tuned.us = entry.at("us").get<double>();
       tuned.untuned_us = entry.at("untuned_us").get<double>();
@@ -182,20 +180,13 @@ void Tuning::save() const {
   Json json = {{"version", package_version()}, {"device", device_}, {"choices", Json::array()}};
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [key, tuned] : choices_)
-      json["choices"].push_back({{"class", hex(key)},
-                                 {"problem", tuned.problem},
-                                 {"lanes", tuned.choice.lanes},
-                                 {"channels", tuned.choice.channels},
-                                 {"cut", tuned.choice.cut},
-                                 {"tile", tuned.choice.tile},
-                                 {"unroll", tuned.choice.unroll},
-                                 {"stages", tuned.choice.stages},
-                                 {"min_blocks", tuned.choice.min_blocks},
-                                 {"segments", tuned.choice.segments},
-                                 {"helpers", tuned.choice.helpers},
-                                 {"us", tuned.us},
-                                 {"untuned_us", tuned.untuned_us}});
+    for (const auto& [key, tuned] : choices_) {
+      Json& entry = json["choices"].emplace_back(choice_to_json(tuned.choice));
+      entry["class"] = hex(key);
+      entry["problem"] = tuned.problem;
+      entry["us"] = tuned.us;
+      entry["untuned_us"] = tuned.untuned_us;
+    }
   }
   cache_.store_note(key_, json.dump());
 }

@@ -10,11 +10,13 @@
 #include "ops/cost_model.h"
 #include "ops/selective_scan.h"
 #include "platform/error.h"
+#include "problem_without_data.h"
 
 namespace mamba_scan::ops {
 namespace {
 
-alignas(16) float memory[8];  // only addresses matter to a plan
+using test::memory;
+using test::problem_of;
 
 driver::DeviceReport device_with(int sm_count, int capability = 90) {
   driver::DeviceReport device;
@@ -25,24 +27,6 @@ driver::DeviceReport device_with(int sm_count, int capability = 90) {
   device.max_threads_per_sm = capability == 75 ? 1024 : capability == 86 || capability == 89 ? 1536 : 2048;
   device.shared_per_sm = capability == 75 ? 64 << 10 : capability == 86 || capability == 89 ? 100 << 10 : 228 << 10;
   return device;
-}
-
-SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Index dstate = 16, DType dtype = DType::kFloat16,
-                                bool seq_last = false) {
-  SelectiveScanProblem p{};
-  p.batch = batch;
-  p.seqlen = seqlen;
-  p.dim = dim;
-  p.dstate = dstate;
-  p.ngroups = 1;
-  p.dtype = dtype;
-  const SequenceTensor tensor{memory, seqlen * dim, seq_last ? 1 : dim, seq_last ? seqlen : 1};
-  p.u = p.delta = p.y = tensor;
-  p.B = p.C = {memory, seqlen * dstate, seq_last ? 1 : dstate, 0, seq_last ? seqlen : 1, false};
-  p.A = memory;
-  p.A_dim_stride = dstate;
-  p.A_state_stride = 1;
-  return p;
 }
 
 SelectiveScanProblem with_everything(SelectiveScanProblem p) {

@@ -12,11 +12,13 @@
 #include "empty_kernels.h"
 #include "ops/selective_scan.h"
 #include "platform/environment.h"
+#include "problem_without_data.h"
 
 namespace mamba_scan::ops {
 namespace {
 
-alignas(16) float memory[8];  // only addresses matter to a plan
+using test::memory;
+using test::problem_of;
 
 driver::DeviceReport device_with(int sm_count, int capability = 90) {
   driver::DeviceReport device;
@@ -25,24 +27,6 @@ driver::DeviceReport device_with(int sm_count, int capability = 90) {
   device.sm_count = sm_count;
   device.shared_per_block_optin = capability == 90 ? 227 << 10 : 99 << 10;
   return device;
-}
-
-SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Index dstate = 16, DType dtype = DType::kFloat16,
-                                bool seq_last = false) {
-  SelectiveScanProblem p{};
-  p.batch = batch;
-  p.seqlen = seqlen;
-  p.dim = dim;
-  p.dstate = dstate;
-  p.ngroups = 1;
-  p.dtype = dtype;
-  const SequenceTensor tensor{memory, seqlen * dim, seq_last ? 1 : dim, seq_last ? seqlen : 1};
-  p.u = p.delta = p.y = tensor;
-  p.B = p.C = {memory, seqlen * dstate, seq_last ? 1 : dstate, 0, seq_last ? seqlen : 1, false};
-  p.A = memory;
-  p.A_dim_stride = dstate;
-  p.A_state_stride = 1;
-  return p;
 }
 
 TEST(TeamPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {

@@ -18,27 +18,12 @@
 #include "ops/selective_scan.h"
 #include "ops/tune.h"
 #include "platform/error.h"
+#include "problem_without_data.h"
 
 namespace mamba_scan::ops {
 namespace {
 
-alignas(16) float memory[8];  // only addresses matter to a plan
-
-SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Index dstate = 16) {
-  SelectiveScanProblem p{};
-  p.batch = batch;
-  p.seqlen = seqlen;
-  p.dim = dim;
-  p.dstate = dstate;
-  p.ngroups = 1;
-  p.dtype = DType::kFloat16;
-  p.u = p.delta = p.y = {memory, seqlen * dim, dim, 1};
-  p.B = p.C = {memory, seqlen * dstate, dstate, dstate, 1, false};
-  p.A = memory;
-  p.A_dim_stride = dstate;
-  p.A_state_stride = 1;
-  return p;
-}
+using test::problem_of;
 
 driver::DeviceReport some_device(const std::string& name = "Some GPU", int sm_count = 82) {
   driver::DeviceReport device;

@@ -1,0 +1,37 @@
+// A choice in the note of tuned plans, and in what tune reports.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "ops/plan.h"
+
+namespace mamba_scan::ops {
+
+inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 8> kChoiceNumbers{
+    {{"lanes", &PlanChoice::lanes},
+     {"channels", &PlanChoice::channels},
+     {"tile", &PlanChoice::tile},
+     {"unroll", &PlanChoice::unroll},
+     {"stages", &PlanChoice::stages},
+     {"min_blocks", &PlanChoice::min_blocks},
+     {"segments", &PlanChoice::segments},
+     {"helpers", &PlanChoice::helpers}}};
+
+inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
+  nlohmann::ordered_json json = {{"cut", choice.cut}};
+  for (const auto& [name, number] : kChoiceNumbers) json[name] = choice.*number;
+  return json;
+}
+
+// Throws nlohmann's exceptions where something is missing or of another type.
+inline PlanChoice choice_from_json(const nlohmann::ordered_json& json) {
+  PlanChoice choice;
+  choice.cut = json.at("cut").get<bool>();
+  for (const auto& [name, number] : kChoiceNumbers) choice.*number = json.at(name).get<std::int16_t>();
+  return choice;
+}
+
+}  // namespace mamba_scan::ops
