@@ -66,7 +66,8 @@ PYBIND11_MODULE(_runtime, module) {
   module.def(
       "tune",
       [](std::int64_t batch, std::int64_t seqlen, std::int64_t dim, std::int64_t dstate, std::int64_t groups,
-         const std::string& dtype, const std::string& layout, bool full, bool thorough, int device) {
+         const std::string& dtype, const std::string& layout, const std::vector<std::string>& scan_options,
+         bool thorough, int device) {
         ops::TuneOptions options;
         options.batch = batch;
         options.seqlen = seqlen;
@@ -75,13 +76,13 @@ PYBIND11_MODULE(_runtime, module) {
         options.ngroups = groups;
         options.dtype = dtype;
         options.layout = layout;
-        options.full = full;
+        options.options = scan_options;
         options.thorough = thorough;
         options.device = device;
         return ops::tune_json(options);
       },
       py::arg("batch"), py::arg("seqlen"), py::arg("dim"), py::arg("dstate"), py::arg("groups"), py::arg("dtype"),
-      py::arg("layout"), py::arg("full"), py::arg("thorough"), py::arg("device"), ReleaseGil(),
+      py::arg("layout"), py::arg("options"), py::arg("thorough"), py::arg("device"), ReleaseGil(),
       "JSON: the plans timed for one scan, and the one that is kept for scans like it.");
   module.def("cpu_instruction_set", &cpu::instruction_set, "What the CPU backend uses, e.g. AVX2.");
   module.def("cpu_threads", &cpu::default_threads, "How many threads a scan on the CPU uses.");

@@ -5,7 +5,7 @@ call.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ._library import _runtime
@@ -54,7 +54,7 @@ def tune(
     *,
     dtype: str = "float16",
     layout: str = "bld",
-    full: bool = False,
+    options: Iterable[str] = (),
     thorough: bool = False,
     device: int = 0,
 ) -> dict[str, Any]:
@@ -66,8 +66,9 @@ def tune(
         Sizes. Scans share a plan whose sizes are the same, seqlen up to the same power of two.
     dtype, layout : str
         As in :func:`mamba_scan.selective_scan`.
-    full : bool
-        With z, D, delta_bias and softplus.
+    options : iterable of str
+        What the scan has of: ``"z"``, ``"D"``, ``"delta_bias"``, ``"delta_softplus"``, ``"initial_state"``,
+        ``"final_state"``, ``"reverse"``.
     thorough : bool
         Go on with plans that differ from the fastest in one detail, until none is faster.
     device : int
@@ -80,7 +81,7 @@ def tune(
     ValueError
         There is no such scan.
     """
-    return json.loads(_runtime.tune(batch, seqlen, dim, dstate, groups, dtype, layout, full, thorough, device))
+    return json.loads(_runtime.tune(batch, seqlen, dim, dstate, groups, dtype, layout, list(options), thorough, device))
 
 
 def self_test(problems: int = 12, seed: int = 0, cpu: bool = True, cuda: bool = True) -> dict[str, Any]:

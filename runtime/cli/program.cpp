@@ -96,7 +96,9 @@ class CommandLine {
     command->add_option("--layout", tune_.layout, "Of the axes: batch, seqlen, dim")
         ->capture_default_str()
         ->check(CLI::IsMember({"bld", "bdl"}));
-    command->add_flag("--full", tune_.full, "With z, D, delta_bias and softplus");
+    command->add_option("--with", tune_.options, "What the scan has besides u, delta, A, B and C")
+        ->delimiter(',')
+        ->check(CLI::IsMember(ops::kTuneOptionNames));
     command->add_flag("--thorough", tune_.thorough, "Go on with what differs from the fastest plan in one detail");
     command->add_option("--device", tune_.device)->capture_default_str();
     command->callback([this] { code_ = tune(tune_, json_); });

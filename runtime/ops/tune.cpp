@@ -32,6 +32,16 @@ using Json = nlohmann::ordered_json;
 constexpr double kWorthIt = 0.98;  // of the time of the model's choice
 constexpr int kRounds = 7;
 
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string join(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
 DType dtype_named(const std::string& name) {
   if (name == "float32") return DType::kFloat32;
   if (name == "float16") return DType::kFloat16;
@@ -86,26 +96,32 @@ class MadeUpScan {
     for (const Index size : {p.batch, p.seqlen, p.dim, p.dstate, p.ngroups})
       if (size < 1) throw ArgumentError("shape: got " + std::to_string(size) + ", needed sizes of at least 1");
     seq_last_ = options.layout == "bdl";
-    p.delta_softplus = options.full;
+    for (const std::string& name : options.options)
+      if (!contains(kTuneOptionNames, name))
+        throw ArgumentError("options: got \"" + name + "\", needed any of " + join(kTuneOptionNames));
+    const auto has = [&](const char* name) { return contains(options.options, name); };
+    p.delta_softplus = has("delta_softplus");
+    p.reverse = has("reverse");
     const auto state = [](float part) { return 2 * part - 1; };
     p.u = sequence(state);
     p.delta = sequence([&](float part) {  // log-uniform from 0.001 to 0.1, after softplus
       const float delta = std::exp(std::log(1e-3f) + part * std::log(100.0f));
-      return options.full ? std::log(std::expm1(delta)) : delta;
+      return p.delta_softplus ? std::log(std::expm1(delta)) : delta;
     });
     p.y = sequence(nullptr);
-    if (options.full) p.z = sequence(state);
+    if (has("z")) p.z = sequence(state);
     p.B = projection(state);
     p.C = projection(state);
-    p.A = static_cast<const float*>(filled(p.dim * p.dstate, DType::kFloat32, [&, n = Index{0}](float) mutable {
-      return -static_cast<float>(n++ % p.dstate + 1);
-    }));
+    p.A =
+        floats(p.dim * p.dstate, [&, n = Index{0}](float) mutable { return -static_cast<float>(n++ % p.dstate + 1); });
     p.A_dim_stride = p.dstate;
     p.A_state_stride = 1;
-    if (options.full) {
-      p.D = static_cast<const float*>(filled(p.dim, DType::kFloat32, [](float) { return 1.0f; }));
-      p.delta_bias = static_cast<const float*>(filled(p.dim, DType::kFloat32, [](float) { return 0.0f; }));
-    }
+    if (has("D")) p.D = floats(p.dim, [](float) { return 1.0f; });
+    if (has("delta_bias")) p.delta_bias = floats(p.dim, [](float) { return 0.0f; });
+    const Index states = p.batch * p.dim * p.dstate;
+    const auto shape_of_state = [&](float* data) { return StateTensor{data, p.dim * p.dstate, p.dstate, 1}; };
+    if (has("initial_state")) p.initial_state = shape_of_state(floats(states, state));
+    if (has("final_state")) p.final_state = shape_of_state(floats(states, nullptr));
   }
 
   SelectiveScanProblem problem{};
@@ -131,6 +147,11 @@ class MadeUpScan {
       driver_.check(driver_.api().cuStreamSynchronize(stream_), "Copying to the GPU");
     }
     return buffers_.back().pointer();
+  }
+
+  template <class Value>
+  float* floats(Index count, Value value) {
+    return static_cast<float*>(filled(count, DType::kFloat32, value));
   }
 
   template <class Value>
@@ -194,7 +215,9 @@ std::string describe(const TuneOptions& o) {
   std::string text = std::to_string(o.batch) + ", " + std::to_string(o.seqlen) + ", " + std::to_string(o.dim) + ", " +
                      std::to_string(o.dstate);
   if (o.ngroups > 1) text += ", g " + std::to_string(o.ngroups);
-  return text + " " + o.dtype + " " + o.layout + (o.full ? " z D softplus bias" : "");
+  text += " " + o.dtype + " " + o.layout;
+  for (const std::string& name : o.options) text += " " + name;
+  return text;
 }
 
 void append(std::vector<Candidate>& candidates, const std::vector<ExpectedChoice>& choices,

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "platform/export.h"
 #include "selective_scan/problem.h"
 
 namespace mamba_scan::ops {
+
+inline const std::vector<std::string> kTuneOptionNames = {
+    "z", "D", "delta_bias", "delta_softplus", "initial_state", "final_state", "reverse"};
 
 struct TuneOptions {
   Index batch = 1;
@@ -16,7 +20,8 @@ struct TuneOptions {
   Index ngroups = 1;
   std::string dtype = "float16";
   std::string layout = "bld";
-  bool full = false;  // with z, D, delta_bias and softplus
+  // Which of the scan's options it has: any of kTuneOptionNames.
+  std::vector<std::string> options;
   int device = 0;
   int candidates = 6;     // the ones that the model thinks fastest
   double seconds = 0.3;   // of measuring, for each

@@ -304,6 +304,33 @@ TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
   EXPECT_EQ(launches, (std::map<int, int>{{usual_slots, 1}}));
 }
 
+TEST_F(Tune, KeepsAChoiceForTheScanWithTheSameOptions) {
+  if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
+  SelectiveScanProblem p = problem_of(1, 3000, 40);
+  p.z = p.u;
+  p.D = p.delta_bias = test::memory;
+  p.delta_softplus = true;
+  p.initial_state = p.final_state = {test::memory, 40 * 16, 16, 1};
+  p.reverse = true;
+  const driver::DeviceReport device = runtime().device(0).report;
+  for (const ExpectedChoice& expected : plan_choices(p, device))
+    if (expected.choice.segments == 0) wanted_slots = plan_forward(p, device, &expected.choice).params.slots;
+  wanted_tiles = 0;
+  TuneOptions options;
+  options.seqlen = 3000;
+  options.dim = 40;
+  options.options = kTuneOptionNames;
+  options.seconds = 0.01;
+  options.candidates = 100;
+  EXPECT_EQ(nlohmann::json::parse(tune_json(options))["kept"], true);
+  const Tuning kept(runtime().builder().cache(), device);
+  const std::optional<PlanChoice> choice = kept.find(p);
+  ASSERT_TRUE(choice);
+  EXPECT_EQ(plan_forward(p, device, &*choice).params.slots, wanted_slots);
+  p.reverse = false;
+  EXPECT_FALSE(kept.find(p));
+}
+
 TEST_F(Tune, ThoroughlyFindsAFasterDetail) {
   if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
   TuneOptions options;
@@ -339,6 +366,9 @@ TEST_F(Tune, NamesWhatItCannotMeasure) {
   EXPECT_THROW(tune_json(options), ArgumentError);
   options.layout = "bld";
   options.dim = 0;
+  EXPECT_THROW(tune_json(options), ArgumentError);
+  options.dim = 1;
+  options.options = {"z", "Z"};
   EXPECT_THROW(tune_json(options), ArgumentError);
 }
 

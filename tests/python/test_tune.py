@@ -7,6 +7,8 @@ import json
 import pytest
 import torch
 from mamba_scan import cli, control
+from mamba_scan.bench import tune
+from mamba_scan.bench.cases import Case
 
 
 def run(capsys, *arguments):
@@ -19,8 +21,8 @@ def timed(monkeypatch):
     """What would be timed, on a machine without a GPU."""
     calls = []
 
-    def tune(*sizes, dtype, layout, full, thorough, device):
-        calls.append((*sizes, dtype, layout, full, thorough, device))
+    def tune(*sizes, dtype, layout, options, thorough, device):
+        calls.append((*sizes, dtype, layout, " ".join(options), thorough, device))
         warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "segments": 0, "helpers": 0}
         team = {"tile": 8, "unroll": 4, "stages": 3, "min_blocks": 0, "segments": 8, "helpers": 4}
         candidates = [
@@ -37,17 +39,31 @@ def timed(monkeypatch):
 def test_every_scan_named_is_timed_once(timed, capsys):
     status, output = run(capsys, "mamba-130m", "--shape", "2,100,64,8,4", "--full", "--dtype", "bfloat16")
     assert status == 0
-    assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", True, False, 0)
+    assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", "z D delta_bias delta_softplus", False, 0)
     assert len(timed) == len(set(timed)) == 6
     assert "*  4 lanes, 2 channels, cut in time" in output.out
     assert " 16 lanes, team of 4, 8 segments     tile 8, unroll 4, 3 stages" in output.out
     assert "kept for scans like this" in output.out
 
 
+def test_every_scan_of_the_table_can_be_tuned_with_its_options(timed, capsys):
+    status, _ = run(capsys, "table", "vision", "--thorough", "--json")
+    assert status == 0
+    options = {call[7] for call in timed}
+    assert {"", "z delta_bias delta_softplus", "D delta_bias delta_softplus"} <= options
+
+
+def test_constant_projections_are_refused(timed, capsys, monkeypatch):
+    monkeypatch.setattr(tune, "preset_cases", lambda name, gpu: [Case(1, 2, 3, constant="B")])
+    status, output = run(capsys, "random")
+    assert status == 1
+    assert "has constant B; needs B and C that vary in time" in output.err
+
+
 def test_as_json(timed, capsys):
     status, output = run(capsys, "--shape", "1,100,64", "--layout", "bdl", "--device", "1", "--thorough", "--json")
     assert status == 0
-    assert timed == [(1, 100, 64, 16, 1, "float16", "bdl", False, True, 1)]
+    assert timed == [(1, 100, 64, 16, 1, "float16", "bdl", "", True, 1)]
     assert json.loads(output.out)[0]["chosen"] == 1
 
 
@@ -57,7 +73,6 @@ def test_as_json(timed, capsys):
         ((), "tune: no scan is named; needs a preset or --shape"),
         (("--shape", "1"), "--shape is '1'; needs batch,seqlen,dim"),
         (("nonsense",), "preset is 'nonsense'; needs one of"),
-        (("vision",), "needs all of --full or none"),
     ],
 )
 def test_tune_refuses(timed, capsys, arguments, sentence):

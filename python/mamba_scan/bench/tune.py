@@ -31,13 +31,15 @@ def _cases_of(options: argparse.Namespace) -> list[Case]:
         raise ValueError("tune: no scan is named; needs a preset or --shape B,L,D[,N[,G]]")
     changes = {name: value for name in ("dtype", "layout") if (value := getattr(options, name)) is not None}
     cases = [replace(case.full() if options.full else case, **changes) for case in cases]
-    plain = Case(1, 1, 1)
     for case in cases:
-        kept = {name: getattr(plain, name) for name in ("batch", "seqlen", "dim", "dstate", "groups", "label")}
-        bare = replace(case, **kept, dtype=plain.dtype, layout=plain.layout)
-        if bare not in (plain, plain.full()):
-            raise ValueError(f"tune: {case.shape} has {case.options or 'no option'}; needs all of --full or none")
+        if case.constant:
+            raise ValueError(f"tune: {case.shape} has constant {case.constant}; needs B and C that vary in time")
     return list(dict.fromkeys(replace(case, label="") for case in cases))
+
+
+def _options_of(case: Case) -> list[str]:
+    names = ("z", "D", "delta_bias", "initial_state", "final_state", "reverse")
+    return [name for name in names if getattr(case, name)] + ["delta_softplus"] * case.softplus
 
 
 def _line(candidate: dict[str, Any], chosen: bool) -> str:
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     reports = []
     for case in _cases_of(options):
         sizes = (case.batch, case.seqlen, case.dim, case.dstate, case.groups)
-        how = {"full": case.z, "thorough": options.thorough, "device": options.device}
+        how = {"options": _options_of(case), "thorough": options.thorough, "device": options.device}
         report = control.tune(*sizes, dtype=case.dtype, layout=case.layout, **how)
         reports.append(report)
         if options.json:
