@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layout", choices=LAYOUTS, help="default: the preset's")
     add("--full", action="store_true", help="with z, D, delta_bias and softplus")
     add("--reverse", action="store_true", help="scan from the end")
+    add("--chunk-invariant", action="store_true", help="bitwise the same wherever the sequence is cut")
     add("--compare", action="store_true", help="beside mamba_ssm, mamba_windows_cuda and a PyTorch loop where possible")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU where torch sees one)")
     add("--seed", type=int, default=0, help="of the preset random (default: 0)")
@@ -57,8 +58,9 @@ def _cases_of(options: argparse.Namespace, gpu: bool) -> list[Case]:
     if not gpu:
         cases = [replace(case, dtype="float32") if "random" not in case.label else case for case in cases]
     changes = {name: value for name in ("dtype", "layout") if (value := getattr(options, name)) is not None}
-    if options.reverse:
-        changes["reverse"] = True
+    for name in ("reverse", "chunk_invariant"):
+        if getattr(options, name):
+            changes[name] = True
     cases = [replace(case.full() if options.full else case, **changes) for case in cases]
     return list(dict.fromkeys(cases))  # an option may have made two rows of a preset the same
 

@@ -23,7 +23,7 @@ class Case:
         Of the activations: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
     layout : str
         ``"bld"`` or ``"bdl"``.
-    z, D, softplus, delta_bias, initial_state, final_state, reverse : bool
+    z, D, softplus, delta_bias, initial_state, final_state, reverse, chunk_invariant : bool
         Which options the scan has.
     constant : str
         Letters of the projections that do not vary in time: ``""``, ``"B"``, ``"C"`` or ``"BC"``.
@@ -45,6 +45,7 @@ class Case:
     initial_state: bool = False
     final_state: bool = False
     reverse: bool = False
+    chunk_invariant: bool = False
     constant: str = ""
     label: str = ""
 
@@ -63,7 +64,8 @@ class Case:
         """What the scan has beyond u, delta, A, B and C."""
         words = [name for name in ("z", "D", "softplus") if getattr(self, name)]
         words += ["bias"] * self.delta_bias + ["h0"] * self.initial_state + ["hT"] * self.final_state
-        words += ["reverse"] * self.reverse + [f"constant {letter}" for letter in self.constant]
+        words += ["reverse"] * self.reverse + ["invariant"] * self.chunk_invariant
+        words += [f"constant {letter}" for letter in self.constant]
         return " ".join(words)
 
     def work(self) -> roof.Work:
@@ -96,6 +98,7 @@ def _table(gpu: bool) -> list[Case]:
         *(replace(case, z=True, softplus=True, delta_bias=True) for case in base),
         *(Case(8, 2048, 2048, dstate) for dstate in (1, 4, 8, 16, 32, 64, 128, 256)),
         Case(1, 1638400, 2048),
+        Case(1, 131072, 2048, chunk_invariant=True),
     ]
 
 

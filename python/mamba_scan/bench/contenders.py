@@ -73,6 +73,7 @@ def _in_layout(y: torch.Tensor, case: Case) -> torch.Tensor:
 
 def _prepare_state_spaces(scan: Callable[..., torch.Tensor], case: Case, inputs: Inputs) -> Call:
     _refuse("mamba_ssm", case, initial_state=case.initial_state, reverse_scan=case.reverse)
+    _refuse("mamba_ssm", case, chunk_invariance=case.chunk_invariant)
     _refuse("mamba_ssm", case, more_than_256_states=case.dstate > 256, more_than_65535_channels=case.dim > 65535)
     arguments = [_seq_last(inputs.get(name), case) for name in ("u", "delta", "A", "B", "C", "D", "z")]
     arguments.append(inputs.get("delta_bias"))
@@ -104,6 +105,7 @@ def _state_spaces() -> Contender:
 def _prepare_windows(module: torch.nn.Module, case: Case, inputs: Inputs) -> Call:
     name = "mamba_windows_cuda"
     _refuse(name, case, z=case.z, softplus=case.softplus, delta_bias=case.delta_bias, reverse_scan=case.reverse)
+    _refuse(name, case, chunk_invariance=case.chunk_invariant)
     _refuse(name, case, bfloat16=case.dtype == "bfloat16", groups=case.groups > 1, constant_B_or_C=bool(case.constant))
     _refuse(name, case, other_dstate_than_16=case.dstate != 16, offsets_beyond_31_bits=case.seqlen * case.dim >= 2**31)
     dtype = inputs["u"].dtype

@@ -100,6 +100,7 @@ def make_inputs(case: Case, device: torch.device, seed: int = 0) -> Inputs:
     if case.initial_state:
         inputs["initial_state"] = torch.randn(case.batch, case.dim, case.dstate, **options)
     flags = {"delta_softplus": case.softplus, "return_final_state": case.final_state, "reverse": case.reverse}
+    flags["chunk_invariant"] = case.chunk_invariant
     return inputs | {name: True for name, value in flags.items() if value}
 
 

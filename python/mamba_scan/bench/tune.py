@@ -31,6 +31,7 @@ def _cases_of(options: argparse.Namespace) -> list[Case]:
         raise ValueError("tune: no scan is named; needs a preset or --shape B,L,D[,N[,G]]")
     changes = {name: value for name in ("dtype", "layout") if (value := getattr(options, name)) is not None}
     cases = [replace(case.full() if options.full else case, **changes) for case in cases]
+    cases = [case for case in cases if not case.chunk_invariant]  # whose plan must not depend on what was measured
     for case in cases:
         if case.constant:
             raise ValueError(f"tune: {case.shape} has constant {case.constant}; needs B and C that vary in time")
