@@ -13,9 +13,10 @@
 // also keeps half of the fp32 pipes busy for them, so that about four fp32 instructions fit beside each; an fma with
 // three different source registers takes a slot and a half. The five are therefore just what fits, and everything else
 // has to be shared by many states: with one lane per channel and its 16 states (the usual plan) no sums over lanes are
-// left, and the rest of a step comes to about 35 issues against 128 clocks of exponentials: shared loads of B, C, u and
-// delta, conversions, softplus and gate, and an eighth or a sixteenth of a tile's copies and stores. Measured on an
-// H200 (cost_model.h): 157 clocks per step and warp when four warps share a scheduler, 1.22 of the exponentials' 128.
+// left, and the rest of a step is 17 instructions in the compiled loop, 40 with softplus, bias, D and gate, against 128
+// clocks of exponentials: shared loads of B, C, u and delta, conversions; and besides the loop a sixteenth of a tile's
+// copies and stores. Measured on an H200 (cost_model.h): 157 clocks per step and warp when four warps share a
+// scheduler, 1.22 of the exponentials' 128.
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
 #endif
