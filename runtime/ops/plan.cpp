@@ -25,12 +25,14 @@ Value ceil_div(Value value, Value divisor) {
 // Registers a lane's states, decay rates and everything else fit in without spilling, as blocks of one warp per SM.
 // 8 blocks leave 255 registers, 12 leave 168, 16 leave 128, 20 leave 96.
 std::int16_t blocks_for_registers(const ForwardVariant& v) {
-  if (v.is_complex) return v.b_order == ProjectionOrder::kConstant || v.c_order == ProjectionOrder::kConstant ? 8 : 12;
+  const bool constant = v.b_order == ProjectionOrder::kConstant || v.c_order == ProjectionOrder::kConstant;
+  const bool exchanges_delta = v.softplus && v.lanes > v.channels;  // which takes registers for several steps of it
+  if (v.is_complex) return constant || exchanges_delta ? 8 : 12;
   int per_lane = v.channels * v.states;
   if (v.b_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   if (v.c_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   // Sums over many lanes take registers too, and B and C of many states leave shared memory for fewer blocks anyway.
-  if (v.dstate > 64) return 8;
+  if (v.dstate > 64 || (per_lane > 16 && exchanges_delta)) return 8;
   // Eight steps of z along the sequence are in registers together.
   const bool most = per_lane <= 8 && !(v.seq_contiguous && v.has_z);
   return static_cast<std::int16_t>(per_lane > 32 ? 8 : per_lane > 16 ? 12 : most ? 20 : 16);
