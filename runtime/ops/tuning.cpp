@@ -101,12 +101,12 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
 
 std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                                               const PlanChoice& choice) {
-  std::vector<ExpectedChoice> near;
+  std::vector<ExpectedChoice> neighbours;
   const auto add = [&](std::int16_t PlanChoice::* detail, int value) {
     PlanChoice changed = choice;
     changed.*detail = static_cast<std::int16_t>(value);
     const auto made = expect(problem, device, changed);
-    if (made && made->choice == changed) near.push_back(*made);
+    if (made && made->choice == changed) neighbours.push_back(*made);
   };
   for (const auto detail : {&PlanChoice::tile, &PlanChoice::unroll, &PlanChoice::helpers}) {
     if (choice.*detail == 0) continue;
@@ -115,10 +115,10 @@ std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& proble
   }
   add(&PlanChoice::stages, choice.stages - 1);
   add(&PlanChoice::stages, choice.stages + 1);
-  if (choice.segments > 0) return near;
+  if (choice.segments > 0) return neighbours;
   add(&PlanChoice::min_blocks, choice.min_blocks - 4);
   add(&PlanChoice::min_blocks, choice.min_blocks + 4);
-  return near;
+  return neighbours;
 }
 
 Tuning::Tuning(jit::DiskCache& cache, const driver::DeviceReport& device) : cache_(cache) {

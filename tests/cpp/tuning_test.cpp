@@ -176,13 +176,13 @@ TEST(PlanChoices, NearbyOnesDifferInOneDetail) {
        {problem_of(64, 2048, 1536), problem_of(1, 1024, 256), problem_of(1, 33, 7, 3), problem_of(2, 1000, 96, 100)}) {
     std::vector<PlanChoice> path{plan_choices(p, some_device()).front().choice};
     for (int i = 0; i < 5; ++i) {  // always on to the last one nearby
-      const auto near = plan_choices_near(p, some_device(), path.back());
-      ASSERT_FALSE(near.empty());
-      for (const ExpectedChoice& expected : near) {
+      const auto neighbours = plan_choices_near(p, some_device(), path.back());
+      ASSERT_FALSE(neighbours.empty());
+      for (const ExpectedChoice& expected : neighbours) {
         expect_made(p, expected.choice);
         EXPECT_EQ(differences(expected.choice, path.back()), 1);
       }
-      path.push_back(near.back().choice);
+      path.push_back(neighbours.back().choice);
     }
   }
 }
