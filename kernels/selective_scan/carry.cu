@@ -47,13 +47,14 @@ __device__ __forceinline__ unsigned alive_groups(const Row& row, LaneId id, cons
 }
 
 // A whole tile, as all are that hand on a state. begin: packed, the first step of the sequence at hand.
-__device__ __forceinline__ void compute_tile(const Shared& shared, const Stage& stage, int begin, LaneId id,
-                                             unsigned alive, Lane& self) {
+__device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, const Stage& stage,
+                                             int begin, LaneId id, unsigned alive, Lane& self) {
+  const Shift u_shift = shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id);
 #pragma unroll 1
   for (int first = kTile - kSteps; first >= 0; first -= kSteps) {
     self.delta.read(stage.delta, first, id);
     InputReader input;
-    input.read(stage.u, first, id);
+    input.read(stage.u, first, id, u_shift);
     float dt[kSteps][kChannels], after[kSteps][kChannels], delta_u[kSteps][kChannels];
     self.delta.steps([&](int t) { return !kPacked || first + t >= begin; }, id, dt);
 #pragma unroll
@@ -111,23 +112,14 @@ __device__ __forceinline__ bool last_piece(const SelectiveScanForwardParams& par
 }
 
 #if MS_PACKED
-// Clears the steps before the begin of the sequence that runs at the end of the tile: whatever the sequences before it
-// hold, not even an infinity may be left of it. Returns how many these are.
+// Clears the steps before the begin of the sequence that runs at the end of the tile. Returns how many these are.
 __device__ __forceinline__ int forget_others(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
                                              int tile, int lane) {
   const SelectiveScanProblem& p = params.problem;
   const Index first_step = static_cast<Index>(tile) * kTile;
   const Index sequence = sequence_begin(p, sequence_at(p, static_cast<Index>(shared.piece.end) * kTile));
   const int others = static_cast<int>(max(sequence - first_step, Index{0}));
-  for (int i = lane; i < others * kWarpChannels; i += 32) {
-    const int step = i / kWarpChannels, channel = i % kWarpChannels;
-    const int place = kSeqContiguous ? channel * kPitch + (kReverse ? kTile - 1 - step : step) : i;
-    from_float(0.0f, stage.u[place]);
-    from_float(missing_delta(), stage.delta[place]);
-  }
-  if constexpr (!kBConstant)
-    for (int i = lane; i < others * kPaddedStates; i += 32) shared.B[i] = 0.0f;
-  __syncwarp();
+  forget_steps(p, shared, stage, 0, others, lane);
   return others;
 }
 #endif
@@ -150,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
   const Row& row = piece.row;
   Lane self;
   load_decay_rates(p, row, id, self.rate);
-  self.delta.load_bias(p, row, id);
+  self.delta.load(p, row, id);
 #if MS_B_ORDER == 3
   load_constant_projection(p.B, row, id, self.B);
 #endif
@@ -165,13 +157,13 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
 #pragma unroll 1
   for (int tile = piece.end - 1; tile >= first_tile; --tile) {
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
+    expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, shared.B, id.lane);
     __syncwarp();
     int begin = 0;  // of the sequence in the tile
 #if MS_PACKED
     begin = forget_others(params, shared, stage, tile, id.lane);
 #endif
-    compute_tile(shared, stage, begin, id, alive, self);
+    compute_tile(p, shared, stage, begin, id, alive, self);
     if (--until_test > 0) continue;
     until_test = kTestEvery;
     alive = alive_groups(row, id, self);

@@ -56,7 +56,7 @@ __device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const R
     self.rate[r][s] = exists ? A[index] * kLog2E : 0.0f;
     self.turns[r][s] = half_turns(exists ? A[index + p.A_imag_stride] : 0.0f);
   });
-  self.delta.load_bias(p, row, id);
+  self.delta.load(p, row, id);
 #if MS_HAS_D
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {

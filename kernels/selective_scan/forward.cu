@@ -46,7 +46,7 @@ struct Lane {
 
 __device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const Row& row, LaneId id, Lane& self) {
   load_decay_rates(p, row, id, self.rate);
-  self.delta.load_bias(p, row, id);
+  self.delta.load(p, row, id);
 #if MS_HAS_D
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
@@ -225,6 +225,8 @@ template <bool PART>
 __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& params, const Shared& shared,
                                              Stage& stage, int tile, int begin, int end, LaneId id, Lane& self) {
   const bool stores = stores_outputs(id);
+  const Shift u_shift = shift_of<MS_U_ACCESS>(params.problem.u, shared.piece.row, id);
+  const Shift z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
 #if MS_SLICE
   const Index row_begin = shared.piece.next - shared.piece.end;
   float* tile_sums = params.partial_sum + (row_begin + tile) * (kTile * kWarpChannels);
@@ -233,7 +235,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
   for (int first = PART ? begin / kSteps * kSteps : 0; first < end; first += kSteps) {
     self.delta.read(stage.delta, first, id);
     InputReader input;
-    input.read(stage.u, first, id);
+    input.read(stage.u, first, id, u_shift);
     Outputs out;
 #if MS_SLICE
     read_partial(tile_sums, first, id, stores && !params.first_slice, out);
@@ -261,8 +263,8 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
 #if MS_SLICE == 1
     if (stores) write_partial(tile_sums, first, id, begin - own, end - own, out);
 #else
-    if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, out);
-    if (kLanes > 1) __syncwarp();
+    if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, z_shift, out);
+    if (kLanes > 1 || kShifted<MS_U_ACCESS>) __syncwarp();
     if (stores) keep_outputs<PART>(stage.u, own, id, begin - own, end - own, out);
 #endif
   }
@@ -325,14 +327,17 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
 #pragma unroll 1
   for (; tile < end; ++tile) {
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
-    expand_projection<MS_C_ORDER>(stage.C, shared.C, id.lane);
+    expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, piece.row, stage.B, shared.B, id.lane);
+    expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, piece.row, stage.C, shared.C, id.lane);
     __syncwarp();
     const bool whole = copies.is_whole(tile);
+    if (!whole && steps_of_tile(p, tile) < kTile)
+      forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
     scan_tile(params, shared, stage, tile, whole, id, self);
 #if MS_SLICE != 1
+    static_assert(!kShifted<MS_U_ACCESS> || MS_Y_ACCESS != kVectors, "vectors of y lie where those of u were");
     __syncwarp();
-    if (MS_Y_VECTORED && whole) {
+    if (MS_Y_ACCESS == kVectors && whole) {
       store_chunks(stage.u, y, params.y_steps, id.lane);
     } else {
       store_part(stage.u, p.y, piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);

@@ -13,7 +13,7 @@
 //   step 8               0    1    2    3       advance = 16 steps
 //
 // Tiles at a row's end, of fewer channels than a warp has, and tensors laid out or aligned otherwise are copied as
-// tile_rows.cuh does.
+// tile_rows.cuh does, at two or three times the instructions.
 #pragma once
 
 #include "selective_scan/tile_rows.cuh"
@@ -45,15 +45,14 @@ struct Chunks {
   }
 };
 
-using SequenceChunks = Chunks<kSeqContiguous ? kWarpChannels : kTile, kSeqContiguous ? kTile : kWarpChannels, kPitch>;
+using SequenceChunks = Chunks<kSequenceRows, kSequenceColumns, kPitch<kVectors>>;
 
 // B or C.
 template <int ORDER>
-using ProjectionChunks =
-    Chunks<ORDER == 1 ? kDState : kTile, ORDER == 1 ? kTile : kDState * kParts, ORDER == 1 ? kTile : kDState * kParts>;
+using ProjectionChunks = Chunks<kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionColumns<ORDER>>;
 
-template <int ORDER>
-constexpr bool kProjectionByPointer = ORDER < 2 && ProjectionChunks<ORDER>::kByPointer;
+template <int ORDER, int ACCESS>
+constexpr bool kProjectionByPointer = ORDER < 2 && ACCESS == kVectors && ProjectionChunks<ORDER>::kByPointer;
 
 // The lane's first chunk of u, delta, z or y in a tile.
 __device__ __forceinline__ const char* sequence_source(const SequenceTensor& x, const Row& row, int tile, int lane) {
@@ -128,17 +127,18 @@ class TileCopies {
 
  private:
   enum : bool {
-    kUByPointer = MS_U_VECTORED && SequenceChunks::kByPointer,
-    kDeltaByPointer = MS_DELTA_VECTORED && SequenceChunks::kByPointer,
-    kZByPointer = MS_Z_VECTORED && SequenceChunks::kByPointer,
-    kBByPointer = kProjectionByPointer<MS_B_ORDER>,
-    kCByPointer = OUTPUTS && kProjectionByPointer<MS_C_ORDER>,
+    kUByPointer = MS_U_ACCESS == kVectors && SequenceChunks::kByPointer,
+    kDeltaByPointer = MS_DELTA_ACCESS == kVectors && SequenceChunks::kByPointer,
+    kZByPointer = MS_Z_ACCESS == kVectors && SequenceChunks::kByPointer,
+    kBByPointer = kProjectionByPointer<MS_B_ORDER, MS_B_ACCESS>,
+    kCByPointer = OUTPUTS && kProjectionByPointer<MS_C_ORDER, MS_C_ACCESS>,
+    kAnyByPointer = kUByPointer || kDeltaByPointer || kZByPointer || kBByPointer || kCByPointer,
   };
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
     if (next_ != past_) {
       Stage& stage = shared.stage[filled_];
-      if (is_whole(next_)) {
+      if (kAnyByPointer && is_whole(next_)) {
         copy_whole(params, shared.piece.row, stage, lane);
       } else {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
@@ -152,31 +152,32 @@ class TileCopies {
   __device__ __forceinline__ void copy_whole(const SelectiveScanForwardParams& params, const Row& row, Stage& stage,
                                              int lane) {
     const SelectiveScanProblem& p = params.problem;
-    copy_sequence_tile<kUByPointer, MS_U_VECTORED>(stage.u, u_, params.u_steps, p.u, row, lane);
-    copy_sequence_tile<kDeltaByPointer, MS_DELTA_VECTORED>(stage.delta, delta_, params.delta_steps, p.delta, row, lane);
+    copy_sequence_tile<kUByPointer, MS_U_ACCESS>(stage.u, u_, params.u_steps, p.u, row, lane);
+    copy_sequence_tile<kDeltaByPointer, MS_DELTA_ACCESS>(stage.delta, delta_, params.delta_steps, p.delta, row, lane);
     if constexpr (OUTPUTS && MS_HAS_Z)
-      copy_sequence_tile<kZByPointer, MS_Z_VECTORED>(stage.z, z_, params.z_steps, p.z, row, lane);
-    copy_projection_tile<kBByPointer, MS_B_ORDER>(stage.B, B_, params.B_steps, p.B, row, lane);
-    if constexpr (OUTPUTS) copy_projection_tile<kCByPointer, MS_C_ORDER>(stage.C, C_, params.C_steps, p.C, row, lane);
+      copy_sequence_tile<kZByPointer, MS_Z_ACCESS>(stage.z, z_, params.z_steps, p.z, row, lane);
+    copy_projection_tile<kBByPointer, MS_B_ORDER, MS_B_ACCESS>(stage.B, B_, params.B_steps, p.B, row, lane);
+    if constexpr (OUTPUTS)
+      copy_projection_tile<kCByPointer, MS_C_ORDER, MS_C_ACCESS>(stage.C, C_, params.C_steps, p.C, row, lane);
   }
 
-  template <bool BY_POINTER, bool VECTORED>
+  template <bool BY_POINTER, int ACCESS>
   __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
       copy_chunks<SequenceChunks, !OUTPUTS>(to, from, steps, lane);
     } else {
-      copy_sequence<VECTORED>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, opaque(lane));
+      copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, kWarpChannels, opaque(lane));
     }
   }
 
-  template <bool BY_POINTER, int ORDER>
+  template <bool BY_POINTER, int ORDER, int ACCESS>
   __device__ __forceinline__ void copy_projection_tile(Element* to, const char*& from, const TileSteps& steps,
                                                        const ProjectionTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
       copy_chunks<ProjectionChunks<ORDER>, !OUTPUTS>(to, from, steps, lane);
     } else {
-      copy_projection<ORDER>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, opaque(lane));
+      copy_projection<ORDER, ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, opaque(lane));
     }
   }
 

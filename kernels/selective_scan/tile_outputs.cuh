@@ -1,5 +1,5 @@
-// Where the outputs of a tile go: through the gate, into the tile in place of u and, where no pointers are used, from
-// there to global memory; or, of a slice of the states, into scratch memory.
+// Where the outputs of a group of steps go: through the gate and into the tile, in place of u; or, of a slice of the
+// states, into scratch memory.
 #pragma once
 
 #include "common/activation.cuh"
@@ -16,20 +16,22 @@ __device__ __forceinline__ bool stores_outputs(LaneId id) {
   return kLanesOfChannel <= kSteps || id.part < kChannels * kSteps;
 }
 
-__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Outputs& y) {
+__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Shift shift, Outputs& y) {
   float gate[kOwned][kOwnedSteps];
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
-    const auto steps = read_elements<kOwnedSteps>(z + channel_of(id, id.first_owned + i) * kPitch +
-                                                  place_of_steps<kOwnedSteps>(first));
+    const auto steps = read_row<MS_Z_ACCESS, kOwnedSteps>(z + channel_of(id, id.first_owned + i) * kPitch<MS_Z_ACCESS>,
+                                                          place_of_steps<kOwnedSteps>(first), shift.even);
 #pragma unroll
     for (int t = 0; t < kOwnedSteps; ++t) gate[i][t] = to_float(steps.value[place_in_steps<kOwnedSteps>(t)]);
   }
 #else
 #pragma unroll
   for (int t = 0; t < kOwnedSteps; ++t) {
-    const auto channels = read_elements<kOwned>(z + (first + t) * kPitch + channel_of(id, id.first_owned));
+    const auto channels =
+        read_row<MS_Z_ACCESS, kOwned>(z + (first + t) * kPitch<MS_Z_ACCESS>, channel_of(id, id.first_owned),
+                                      shift.of_step(kOwnedSteps % 2 == 0 ? t : first + t));
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) gate[i][t] = to_float(channels.value[i]);
   }
@@ -52,15 +54,26 @@ template <bool PART>
 __device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id, int begin, int end,
                                              const Outputs& y) {
 #if MS_SEQ_CONTIGUOUS
+  // Shifted rows are aligned to words only.
+  constexpr int kTogether = kShifted<MS_U_ACCESS> && kOwnedSteps > 2 ? 2 : kOwnedSteps;
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
-    Element* to = tile + channel_of(id, id.first_owned + i) * kPitch + place_of_steps<kOwnedSteps>(first);
-    Elements<kOwnedSteps> out;
-    if constexpr (PART) out = read_elements<kOwnedSteps>(to);
+    Element* row =
+        tile + channel_of(id, id.first_owned + i) * kOutputPitch + kOutputPlace + place_of_steps<kOwnedSteps>(first);
+    Elements<kOwnedSteps> steps;
 #pragma unroll
-    for (int t = 0; t < kOwnedSteps; ++t)
-      if (!PART || (begin <= t && t < end)) from_float(y[i][t], out.value[place_in_steps<kOwnedSteps>(t)]);
-    *reinterpret_cast<Elements<kOwnedSteps>*>(to) = out;
+    for (int t = 0; t < kOwnedSteps; ++t) from_float(y[i][t], steps.value[place_in_steps<kOwnedSteps>(t)]);
+#pragma unroll
+    for (int place = 0; place < kOwnedSteps; place += kTogether) {
+      Elements<kTogether> out;
+      if constexpr (PART) out = read_elements<kTogether>(row + place);
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) {
+        const int t = place_in_steps<kOwnedSteps>(place + k);
+        if (!PART || (begin <= t && t < end)) out.value[k] = steps.value[place + k];
+      }
+      *reinterpret_cast<Elements<kTogether>*>(row + place) = out;
+    }
   }
 #else
 #pragma unroll
@@ -69,24 +82,9 @@ __device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id
     Elements<kOwned> out;
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) from_float(y[i][t], out.value[i]);
-    *reinterpret_cast<Elements<kOwned>*>(tile + (first + t) * kPitch + channel_of(id, id.first_owned)) = out;
+    *reinterpret_cast<Elements<kOwned>*>(tile + (first + t) * kOutputPitch + channel_of(id, id.first_owned)) = out;
   }
 #endif
-}
-
-// The outputs of a tile without all steps or channels, or of a y that is stored element by element.
-__device__ __forceinline__ void store_part(const Element* tile, const SequenceTensor& tensor, const Row& row,
-                                           Index first_step, int steps, int lane) {
-  Element* y = static_cast<Element*>(tensor.data) + row.batch * tensor.batch_stride + first_step * tensor.seq_stride +
-               row.first_channel * tensor.dim_stride;
-#pragma unroll 1
-  for (int i = lane; i < kWarpChannels * kTile; i += 32) {
-    const int channel = kSeqContiguous ? i / kTile : i % kWarpChannels;
-    const int step = kSeqContiguous ? i % kTile : i / kWarpChannels;
-    const int place = kSeqContiguous ? channel * kPitch + (kReverse ? kTile - 1 - step : step) : i;
-    if (channel < row.channels && step < steps)
-      store_global<kElementBytes>(y + channel * tensor.dim_stride + step * tensor.seq_stride, &tile[place]);
-  }
 }
 
 #if MS_SLICE

@@ -1,5 +1,5 @@
-// How tiles of u, delta, z, B and C of any strides and alignment come from global into the warp's shared memory, row by
-// row or, where nothing better is possible, element by element; tile_copy.cuh has the faster way of whole tiles.
+// How tiles of u, delta, z, B and C of any strides and alignment come from global into the warp's shared memory, and
+// those of y back; tile_copy.cuh has the faster way of whole tiles that are moved in vectors.
 #pragma once
 
 #include "selective_scan/warp_tile.cuh"
@@ -14,61 +14,102 @@ constexpr int kChunkBytes = ROW_BYTES % 16 == 0  ? 16
                             : ROW_BYTES % 4 == 0 ? 4
                                                  : kElementBytes;
 
-// ROWS x COLUMNS elements, columns adjacent in shared memory and rows PITCH elements apart. VECTORED: adjacent and
-// aligned in global memory too, and copied asynchronously. MIRRORED: column 0 comes last in shared memory, as in global
-// memory (column_stride -1). Rows and columns past the existing ones are filled with `missing`.
-template <int ROWS, int COLUMNS, int PITCH, bool VECTORED, bool MIRRORED>
-__device__ __forceinline__ void copy_rows(Element* to, const Element* from, Index row_stride, Index column_stride,
-                                          int rows, int columns, int lane, float missing = 0.0f) {
-  constexpr int kRowBytes = COLUMNS * kElementBytes;
-  static_assert(!VECTORED || kRowBytes % 4 == 0, "a vectored row is a whole number of 4-byte words");
-  constexpr int kChunk = kChunkBytes<kRowBytes> / kElementBytes;
-  constexpr int kPerRow = COLUMNS / kChunk;
-  constexpr int kChunks = ROWS * kPerRow;
-  if constexpr (VECTORED) {
-    if (rows == ROWS && columns == COLUMNS) {
-      // Rows a fixed distance apart are reached by adding: products of 64 bits would be kept in registers.
-      constexpr bool kEven = 32 % kPerRow == 0;
-      if (MIRRORED) from -= COLUMNS - 1;
-      const Element* source = from + lane / kPerRow * row_stride + lane % kPerRow * kChunk;
+// The rows of a tile as they lie in global memory. Those from `rows` on, and columns before `first` or from `past` on,
+// lie outside of the problem.
+struct Rows {
+  const Element* from;  // row 0, column 0
+  Index row_stride, column_stride;
+  int rows, first, past;
+};
+
+// Of u, delta, z or y: `steps` steps of `channels` channels from step `first_step` of the row.
+__device__ __forceinline__ Rows sequence_rows(const SequenceTensor& x, const Row& row, Index first_step, int steps,
+                                              int channels) {
+  const Element* from = static_cast<const Element*>(x.data) + row.batch * x.batch_stride + first_step * x.seq_stride +
+                        row.first_channel * x.dim_stride;
+  if (!kSeqContiguous) return {from, x.seq_stride, x.dim_stride, steps, 0, channels};
+  if (!kReverse) return {from, x.dim_stride, x.seq_stride, channels, 0, steps};
+  return {from + (kTile - 1) * x.seq_stride, x.dim_stride, -x.seq_stride, channels, kTile - steps, kTile};
+}
+
+// Of B or C. Complex numbers count as two columns, which are adjacent.
+template <int ORDER>
+__device__ __forceinline__ Rows projection_rows(const ProjectionTensor& x, const Row& row, Index first_step,
+                                                int steps) {
+  const Element* from = static_cast<const Element*>(x.data) + row.batch * x.batch_stride + first_step * x.seq_stride +
+                        row.group * x.group_stride;
+  if (ORDER != 1) return {from, x.seq_stride, x.state_stride, steps, 0, kDState * kParts};
+  if (!kReverse) return {from, x.state_stride, x.seq_stride, kDState, 0, steps};
+  return {from + (kTile - 1) * x.seq_stride, x.state_stride, -x.seq_stride, kDState, kTile - steps, kTile};
+}
+
+// Does a 16-bit element lie in the second half of a word?
+__device__ __forceinline__ int is_second_half(const Element* element) {
+  return static_cast<int>(reinterpret_cast<unsigned long long>(element) >> 1 & 1);
+}
+
+// Asynchronously, ROWS x COLUMNS elements to rows PITCH apart. What lies outside of the problem becomes zero, except
+// that columns before `first` may become anything.
+template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
+__device__ __forceinline__ void copy_rows(Element* to, const Rows& from, int lane) {
+  constexpr int kBytes = ACCESS == kVectors ? kChunkBytes<COLUMNS * kElementBytes> : 4;
+  static_assert(kBytes >= 4, "there is no asynchronous copy of less");
+  constexpr int kWidth = kBytes / kElementBytes;
+  constexpr int kPerRow = kShifted<ACCESS> ? COLUMNS / 2 + 1 : COLUMNS / kWidth;
+  constexpr int kCount = ROWS * kPerRow;
 #pragma unroll
-      for (int i = 0; i < (kChunks + 31) / 32; ++i) {
-        const int chunk = i * 32 + lane;
-        const int row = chunk / kPerRow, column = chunk % kPerRow * kChunk;
-        if (!kEven) source = from + row * row_stride + column;
-        if (kChunks % 32 == 0 || chunk < kChunks) async_copy<kChunkBytes<kRowBytes>>(to + row * PITCH + column, source);
-        source += 32 / kPerRow * row_stride;
-      }
-      return;
+  for (int i = 0; i < (kCount + 31) / 32; ++i) {
+    const int index = i * 32 + lane;
+    if (kCount % 32 != 0 && index >= kCount) break;
+    const int row = index / kPerRow, column = index % kPerRow * kWidth;
+    const Element* source = from.from + row * from.row_stride;
+    int first = column;  // of the chunk's elements
+    if (kShifted<ACCESS>) first -= is_second_half(source);
+    int existing = min(from.past - first, kWidth);
+    if (row >= from.rows || first + kWidth <= from.first || existing <= 0) {
+      // Of nothing, but from an aligned address.
+      existing = 0, source = from.from, first = kShifted<ACCESS> ? -is_second_half(source) : 0;
     }
-  }
-#pragma unroll 1
-  for (int i = lane; i < ROWS * COLUMNS; i += 32) {
-    const int row = i / COLUMNS, column = MIRRORED ? COLUMNS - 1 - i % COLUMNS : i % COLUMNS;
-    Element* element = to + row * PITCH + i % COLUMNS;
-    from_float(missing, *element);
-    if (row < rows && column < columns)
-      load_global<kElementBytes>(from + row * row_stride + column * column_stride, element);
+    async_copy_part<kBytes>(to + row * PITCH + column, source + first, existing * kElementBytes);
   }
 }
 
-template <bool VECTORED>
+// The same for any distance between columns. Several elements are on their way at once.
+template <int ROWS, int COLUMNS, int PITCH>
+__device__ __forceinline__ void copy_elements(Element* to, const Rows& from, int lane) {
+  constexpr int kTogether = 8, kCount = ROWS * COLUMNS;
+#pragma unroll 1
+  for (int base = lane; base < kCount; base += 32 * kTogether) {
+    Element value[kTogether];
+#pragma unroll
+    for (int k = 0; k < kTogether; ++k) {
+      const int row = (base + k * 32) / COLUMNS, column = (base + k * 32) % COLUMNS;
+      from_float(0.0f, value[k]);
+      if (row < from.rows && column >= from.first && column < from.past)
+        load_global<kElementBytes>(from.from + row * from.row_stride + column * from.column_stride, &value[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < kTogether; ++k) {
+      const int row = (base + k * 32) / COLUMNS, column = (base + k * 32) % COLUMNS;
+      if (row < ROWS) to[row * PITCH + column] = value[k];
+    }
+  }
+}
+
+template <int ACCESS>
 __device__ __forceinline__ void copy_sequence(Element* to, const SequenceTensor& tensor, const Row& row,
-                                              Index first_step, int steps, int lane, float missing = 0.0f) {
-  const Element* from = static_cast<const Element*>(tensor.data) + row.batch * tensor.batch_stride +
-                        first_step * tensor.seq_stride + row.first_channel * tensor.dim_stride;
-  if constexpr (kSeqContiguous) {
-    copy_rows<kWarpChannels, kTile, kPitch, VECTORED, kReverse>(to, from, tensor.dim_stride, tensor.seq_stride,
-                                                                row.channels, steps, lane, missing);
+                                              Index first_step, int steps, int channels, int lane) {
+  const Rows from = sequence_rows(tensor, row, first_step, steps, channels);
+  if constexpr (ACCESS == kElementwise) {
+    copy_elements<kSequenceRows, kSequenceColumns, kPitch<ACCESS>>(to, from, lane);
   } else {
-    copy_rows<kTile, kWarpChannels, kPitch, VECTORED, false>(to, from, tensor.seq_stride, tensor.dim_stride, steps,
-                                                             row.channels, lane, missing);
+    copy_rows<ACCESS, kSequenceRows, kSequenceColumns, kPitch<ACCESS>>(to, from, lane);
   }
 }
 
 // Complex B or C of any strides, one number at a time, adjacent lanes along whichever of states and steps is the
 // closer together in memory. Steps past the existing ones become zero.
-__device__ __forceinline__ void copy_pairs(Element* to, const Element* from, const ProjectionTensor& tensor, int steps,
+__device__ __forceinline__ void copy_pairs(Element* to, const ProjectionTensor& tensor, const Element* from, int steps,
                                            int lane) {
   const auto distance = [](Index stride) { return stride < 0 ? -stride : stride; };
   const bool by_steps = distance(tensor.seq_stride) < distance(tensor.state_stride);
@@ -85,20 +126,17 @@ __device__ __forceinline__ void copy_pairs(Element* to, const Element* from, con
 }
 
 // B or C: [step][state][part], or [state][step] when steps are adjacent in memory (ORDER 1, real only).
-template <int ORDER>
+template <int ORDER, int ACCESS>
 __device__ __forceinline__ void copy_projection(Element* to, const ProjectionTensor& tensor, const Row& row,
                                                 Index first_step, int steps, int lane) {
-  if constexpr (ORDER == 3) return;
-  const Element* from = static_cast<const Element*>(tensor.data) + row.batch * tensor.batch_stride +
-                        first_step * tensor.seq_stride + row.group * tensor.group_stride;
+  const Rows from = projection_rows<ORDER>(tensor, row, first_step, steps);
   if constexpr (kParts == 2 && ORDER == 2) {
-    copy_pairs(to, from, tensor, steps, lane);
-  } else if constexpr (ORDER == 1) {
-    copy_rows<kDState, kTile, kTile, true, kReverse>(to, from, tensor.state_stride, tensor.seq_stride, kDState, steps,
-                                                     lane);
-  } else {
-    copy_rows<kTile, kDState * kParts, kDState * kParts, ORDER == 0, false>(
-        to, from, tensor.seq_stride, kParts == 2 ? 1 : tensor.state_stride, steps, kDState * kParts, lane);
+    copy_pairs(to, tensor, from.from, steps, lane);
+  } else if constexpr (ORDER == 2) {
+    copy_elements<kTile, kDState, kDState>(to, from, lane);
+  } else if constexpr (ORDER != 3) {
+    copy_rows<ACCESS, kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionPitch<ORDER, ACCESS>>(to, from,
+                                                                                                          lane);
   }
 }
 
@@ -109,12 +147,64 @@ __device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const 
   lane = opaque(lane);
   const Index first_step = static_cast<Index>(tile) * kTile;
   const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
-  copy_sequence<MS_U_VECTORED>(stage.u, p.u, row, first_step, steps, lane);
-  copy_sequence<MS_DELTA_VECTORED>(stage.delta, p.delta, row, first_step, steps, lane, missing_delta());
-  copy_projection<MS_B_ORDER>(stage.B, p.B, row, first_step, steps, lane);
+  copy_sequence<MS_U_ACCESS>(stage.u, p.u, row, first_step, steps, row.channels, lane);
+  copy_sequence<MS_DELTA_ACCESS>(stage.delta, p.delta, row, first_step, steps, row.channels, lane);
+  copy_projection<MS_B_ORDER, MS_B_ACCESS>(stage.B, p.B, row, first_step, steps, lane);
   if constexpr (OUTPUTS) {
-    if constexpr (MS_HAS_Z) copy_sequence<MS_Z_VECTORED>(stage.z, p.z, row, first_step, steps, lane);
-    copy_projection<MS_C_ORDER>(stage.C, p.C, row, first_step, steps, lane);
+    if constexpr (MS_HAS_Z) copy_sequence<MS_Z_ACCESS>(stage.z, p.z, row, first_step, steps, row.channels, lane);
+    copy_projection<MS_C_ORDER, MS_C_ACCESS>(stage.C, p.C, row, first_step, steps, lane);
+  }
+}
+
+// ---- outputs ----
+
+// In words where both halves of one are there, whatever the alignment.
+__device__ __forceinline__ void store_rows(const Element* tile, const Rows& to, int lane) {
+  constexpr int kWidth = 4 / kElementBytes;
+  constexpr int kPerRow = kWidth == 1 ? kSequenceColumns : kSequenceColumns / 2 + 1;
+  constexpr int kCount = kSequenceRows * kPerRow;
+#pragma unroll 4
+  for (int i = 0; i < (kCount + 31) / 32; ++i) {
+    const int index = i * 32 + lane, row = index / kPerRow;
+    if (row >= to.rows) break;
+    Element* target = const_cast<Element*>(to.from) + row * to.row_stride;
+    const int column = index % kPerRow * kWidth - (kWidth == 2 ? is_second_half(target) : 0);
+    const Element* from = tile + row * kOutputPitch + kOutputPlace + column;
+    target += column;
+    const auto exists = [&](int c) { return c >= to.first && c < to.past; };
+    if constexpr (kWidth == 1) {
+      if (exists(column)) store_global<4>(target, from);
+    } else if (exists(column) && exists(column + 1)) {
+      const struct __align__(4) {
+        Element value[2];
+      } pair = {{from[0], from[1]}};
+      store_global<4>(target, &pair);
+    } else if (exists(column)) {
+      store_global<kElementBytes>(target, from);
+    } else if (exists(column + 1)) {
+      store_global<kElementBytes>(target + 1, from + 1);
+    }
+  }
+}
+
+__device__ __forceinline__ void store_elements(const Element* tile, const Rows& to, int lane) {
+#pragma unroll 4
+  for (int i = lane; i < kSequenceRows * kSequenceColumns; i += 32) {
+    const int row = i / kSequenceColumns, column = i % kSequenceColumns;
+    if (row < to.rows && column >= to.first && column < to.past)
+      store_global<kElementBytes>(const_cast<Element*>(to.from) + row * to.row_stride + column * to.column_stride,
+                                  &tile[row * kOutputPitch + kOutputPlace + column]);
+  }
+}
+
+// The outputs of a tile without all steps or channels, or of a y that is not moved in vectors.
+__device__ __forceinline__ void store_part(const Element* tile, const SequenceTensor& y, const Row& row,
+                                           Index first_step, int steps, int lane) {
+  const Rows to = sequence_rows(y, row, first_step, steps, row.channels);
+  if constexpr (MS_Y_ACCESS == kElementwise) {
+    store_elements(tile, to, lane);
+  } else {
+    store_rows(tile, to, lane);
   }
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/activation.cuh"
-#include "selective_scan/warp_tile.cuh"
+#include "selective_scan/tile_rows.cuh"
 
 namespace mamba_scan {
 namespace {
@@ -36,12 +36,90 @@ struct __align__(COUNT* kElementBytes > 16 ? 16 : COUNT * kElementBytes) Element
   Element value[COUNT];
 };
 
+template <int COUNT>
+__device__ __forceinline__ Elements<COUNT> read_elements(const Element* from) {
+  return *reinterpret_cast<const Elements<COUNT>*>(from);
+}
+
+// ---- rows that begin in a word's second half ----
+
+// By how many elements the rows of a tensor's tiles are shifted: those of even and of odd steps; where rows are
+// channels or states, the one that the lane reads, twice.
+struct Shift {
+  int even = 0, odd = 0;
+  __device__ __forceinline__ int of_step(int step) const { return step % 2 == 0 ? even : odd; }
+};
+
+// Tiles have an even number of steps, so that it is the same for all of them.
+template <int ACCESS>
+__device__ __forceinline__ Shift shift_of(const SequenceTensor& x, const Row& row, LaneId id) {
+  if constexpr (!kShifted<ACCESS>) return {};
+  const Element* first = sequence_rows(x, row, 0, kTile, kWarpChannels).from;
+  if constexpr (kSeqContiguous) {
+    const int shift = is_second_half(first + channel_of(id, 0) * x.dim_stride);
+    return {shift, shift};
+  } else {
+    return {is_second_half(first), is_second_half(first + x.seq_stride)};
+  }
+}
+
+// COUNT elements of a row from element `first` on, which is even if COUNT is.
+template <int ACCESS, int COUNT>
+__device__ __forceinline__ Elements<COUNT> read_row(const Element* row, int first, int shift) {
+  if constexpr (!kShifted<ACCESS>) {
+    return read_elements<COUNT>(row + first);
+  } else if constexpr (COUNT == 1) {
+    return {row[first + shift]};
+  } else {
+    const unsigned* words = reinterpret_cast<const unsigned*>(row + first);
+    Elements<COUNT> out;
+    unsigned word = words[0];
+#pragma unroll
+    for (int i = 0; i < COUNT / 2; ++i) {
+      const unsigned next = words[i + 1];
+      reinterpret_cast<unsigned*>(&out)[i] = __funnelshift_r(word, next, 16 * shift);
+      word = next;
+    }
+    return out;
+  }
+}
+
+// ---- B and C ----
+
+// From a raw tile in words to fp32: a lane takes every so manieth step of one state, or of every 32nd state.
+template <int ORDER, int ACCESS>
+__device__ __forceinline__ void expand_words(const ProjectionTensor& tensor, const Row& row, const Element* from,
+                                             float* to, int lane) {
+  constexpr int kPitched = kProjectionPitch<ORDER, ACCESS>;
+  constexpr int kAcross = kDState > 16 ? 32 : kDState > 8 ? 16 : kDState > 4 ? 8 : kDState > 2 ? 4 : kDState;
+  constexpr int kDown = 32 / kAcross < kTile ? 32 / kAcross : kTile;  // steps taken at once
+  const Element* first = projection_rows<ORDER>(tensor, row, 0, kTile).from;
+  const int lane_step = lane / kAcross;
+  if (lane_step >= kDown) return;
+#pragma unroll
+  for (int base = 0; base < kDState; base += kAcross) {
+    const int n = base + lane % kAcross;
+    if (kDState % kAcross != 0 && n >= kDState) break;
+    Shift shift;
+    if constexpr (kShifted<ACCESS> && ORDER == 1)
+      shift.even = shift.odd = is_second_half(first + n * tensor.state_stride);
+    if constexpr (kShifted<ACCESS> && ORDER == 0)
+      shift = {is_second_half(first + lane_step * tensor.seq_stride),
+               is_second_half(first + (lane_step + 1) * tensor.seq_stride)};
+#pragma unroll
+    for (int down = 0; down < kTile; down += kDown) {
+      const int step = down + lane_step;
+      const int place = ORDER == 1 ? n * kPitched + (kReverse ? kTile - 1 - step : step) : step * kPitched + n;
+      to[step * kPaddedStates + place_of_state(n)] = to_float(from[place + shift.of_step(down)]);
+    }
+  }
+}
+
 // From the raw tile of B or C to fp32 in the order lanes read it. Padding states were zeroed once and stay zero.
 // Adjacent lanes take adjacent states where a vector runs along the steps (ORDER 1), so that they write to different
 // banks.
 template <int ORDER>
-__device__ __forceinline__ void expand_projection(const Element* from, float* to, int lane) {
-  if constexpr (ORDER == 3) return;
+__device__ __forceinline__ void expand_vectors(const Element* from, float* to, int lane) {
   constexpr int kRow = kDState * kParts;
   constexpr int kElements = kTile * kRow;
   constexpr int kVector = ORDER == 1 ? (kTile < 8 ? kTile : 8) : kElements % 4 == 0 ? 4 : 1;
@@ -74,6 +152,16 @@ __device__ __forceinline__ void expand_projection(const Element* from, float* to
         }
       }
     }
+  }
+}
+
+template <int ORDER, int ACCESS>
+__device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor, const Row& row, const Element* from,
+                                                  float* to, int lane) {
+  if constexpr (ORDER < 2 && ACCESS == kWords) {
+    expand_words<ORDER, ACCESS>(tensor, row, from, to, lane);
+  } else if constexpr (ORDER != 3) {
+    expand_vectors<ORDER>(from, to, lane);
   }
 }
 
@@ -111,11 +199,6 @@ __device__ __forceinline__ void read_states(const float* step, int part, int fir
   }
 }
 
-template <int COUNT>
-__device__ __forceinline__ Elements<COUNT> read_elements(const Element* from) {
-  return *reinterpret_cast<const Elements<COUNT>*>(from);
-}
-
 // ---- delta ----
 
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
@@ -125,7 +208,8 @@ struct DeltaReader {
   float bias[kChannels];
 #endif
 
-  __device__ __forceinline__ void load_bias(const SelectiveScanProblem& p, const Row& row, LaneId id) {
+  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, LaneId id) {
+    shift_ = shift_of<MS_DELTA_ACCESS>(p.delta, row, id);
 #if MS_HAS_BIAS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
@@ -142,12 +226,13 @@ struct DeltaReader {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int i = 0; i < kRead; ++i)
-      raw_[i] =
-          read_elements<kReadSteps>(tile + channel_of(id, channel + i) * kPitch + place_of_steps<kReadSteps>(first));
+      raw_[i] = read_row<MS_DELTA_ACCESS, kReadSteps>(tile + channel_of(id, channel + i) * kPitch<MS_DELTA_ACCESS>,
+                                                      place_of_steps<kReadSteps>(first), shift_.even);
 #else
 #pragma unroll
     for (int t = 0; t < kReadSteps; ++t)
-      raw_[t] = read_elements<kRead>(tile + (first + t) * kPitch + channel_of(id, channel));
+      raw_[t] = read_row<MS_DELTA_ACCESS, kRead>(tile + (first + t) * kPitch<MS_DELTA_ACCESS>, channel_of(id, channel),
+                                                 shift_.of_step(kReadSteps % 2 == 0 ? t : first + t));
 #endif
   }
 
@@ -165,7 +250,7 @@ struct DeltaReader {
 #if MS_SOFTPLUS
         value = softplus<MS_DTYPE == 0>(value);
 #endif
-        // A missing_delta() would become a step of its own.
+        // What forget_steps() leaves would become a step of its own.
         if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists(t) ? value : 0.0f;
         dt[t][i] = value;
       }
@@ -175,6 +260,7 @@ struct DeltaReader {
  private:
   enum : bool { kExchange = MS_SOFTPLUS && kLanes > 1 };
   enum : int { kRead = kExchange ? kOwned : kChannels, kReadSteps = kExchange ? kOwnedSteps : kSteps };
+  Shift shift_;
 #if MS_SEQ_CONTIGUOUS
   Elements<kReadSteps> raw_[kRead];
 #else
@@ -182,17 +268,43 @@ struct DeltaReader {
 #endif
 };
 
+// Clears steps begin to end - 1 of a tile, of B after it was expanded, where these lie outside of the sequence:
+// whatever is there instead, not even an infinity may be left of it. u and B become zero, and delta a step that leaves
+// the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero.
+__device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shared& shared, Stage& stage, int begin,
+                                             int end, int lane) {
+  const Row& row = shared.piece.row;
+  const float missing_delta = MS_SOFTPLUS ? __uint_as_float(0xff800000u) : 0.0f;
+  const Rows u = sequence_rows(p.u, row, 0, kTile, kWarpChannels);
+  const Rows delta = sequence_rows(p.delta, row, 0, kTile, kWarpChannels);
+#pragma unroll 1
+  for (int i = lane; i < (end - begin) * kWarpChannels; i += 32) {
+    const int step = begin + i / kWarpChannels, channel = i % kWarpChannels;
+    const int r = kSeqContiguous ? channel : step;
+    const int place = kSeqContiguous ? (kReverse ? kTile - 1 - step : step) : channel;
+    const auto shift = [&](const Rows& rows) { return is_second_half(rows.from + r * rows.row_stride); };
+    from_float(0.0f, stage.u[r * kPitch<MS_U_ACCESS> + place + (kShifted<MS_U_ACCESS> ? shift(u) : 0)]);
+    from_float(missing_delta,
+               stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + (kShifted<MS_DELTA_ACCESS> ? shift(delta) : 0)]);
+  }
+  if constexpr (!kBConstant)
+    for (int i = begin * kPaddedStates * kParts + lane; i < end * kPaddedStates * kParts; i += 32) shared.B[i] = 0.0f;
+  __syncwarp();
+}
+
 // kSteps steps of u for the lane's channels.
 struct InputReader {
-  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id) {
+  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id, Shift shift) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r)
-      raw_[r] = read_elements<kSteps>(tile + channel_of(id, r) * kPitch + place_of_steps<kSteps>(first));
+      raw_[r] = read_row<MS_U_ACCESS, kSteps>(tile + channel_of(id, r) * kPitch<MS_U_ACCESS>,
+                                              place_of_steps<kSteps>(first), shift.even);
 #else
 #pragma unroll
     for (int t = 0; t < kSteps; ++t)
-      raw_[t] = read_elements<kChannels>(tile + (first + t) * kPitch + channel_of(id, 0));
+      raw_[t] = read_row<MS_U_ACCESS, kChannels>(tile + (first + t) * kPitch<MS_U_ACCESS>, channel_of(id, 0),
+                                                 shift.of_step(t));
 #endif
   }
 

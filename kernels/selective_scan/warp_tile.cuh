@@ -24,8 +24,9 @@
 //   MS_STAGES            tiles in shared memory: the one being computed and those on their way
 //   MS_UNROLL            steps computed together, a divisor of MS_TILE
 //   MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent channels
-//   MS_{U,DELTA,Z,Y}_VECTORED   0: that tensor is laid out or aligned otherwise and is accessed element by element
+//   MS_{U,DELTA,Z,Y}_ACCESS     how that tensor's tiles are moved: enum Access
 //   MS_{B,C}_ORDER       0 adjacent states, 1 adjacent steps, 2 anything else, 3 constant in time: (dim, dstate) fp32
+//   MS_{B,C}_ACCESS      of orders 0 and 1
 //   MS_REVERSE           1: adjacent steps run in memory against the order of scanning. A reversed scan is planned as a
 //                        scan with negative strides from the last step on, which is all where no steps are adjacent
 //   MS_SOFTPLUS MS_HAS_BIAS MS_HAS_D MS_HAS_Z MS_HAS_INITIAL MS_HAS_FINAL
@@ -75,26 +76,57 @@ constexpr int kLanesOfChannel = kLanes > kChannels ? kLanes / kChannels : 1;
 constexpr int kStepShares = kLanesOfChannel < kSteps ? kLanesOfChannel : kSteps;
 constexpr int kOwnedSteps = kSteps / kStepShares;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Rows of a tile are moved element by element, which any strides allow; in words of 4 bytes, which adjacent elements
+// allow wherever a row begins; or in the widest vectors that rows divide into, if all rows are aligned to them.
+enum Access { kElementwise, kWords, kVectors };
+
+// Rows of 16-bit elements that are moved in words begin in a word's second half if they do so in global memory: shifted
+// by one element.
+template <int ACCESS>
+constexpr bool kShifted = ACCESS == kWords && kElementBytes == 2;
+
 // Elements from one row of a tile of u, delta or z to the next in shared memory. A channel's row of steps is padded to
-// an odd number of 16-byte vectors: lanes read the same steps of adjacent rows, which then lie in different banks.
-constexpr int kPitch = kSeqContiguous ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes) : kWarpChannels;
-constexpr int kSequenceElements = (kSeqContiguous ? kWarpChannels : kTile) * kPitch;
+// an odd number of 16-byte vectors, or of words: lanes read the same steps of adjacent rows, which then lie in
+// different banks.
+constexpr int kSequenceRows = kSeqContiguous ? kWarpChannels : kTile;
+constexpr int kSequenceColumns = kSeqContiguous ? kTile : kWarpChannels;
+template <int ACCESS>
+constexpr int kPitch = kShifted<ACCESS> ? kSequenceColumns / 2 * 2 + 2
+                       : kSeqContiguous ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes)
+                                        : kWarpChannels;
+// Outputs replace u, unshifted: where u is, they lie where u of the step or channel before was. Those of steps that are
+// scanned backwards would lie where u of the next one still is, but for two elements, a word.
+constexpr int kOutputPitch = kPitch<MS_U_ACCESS>;
+constexpr int kOutputPlace = kShifted<MS_U_ACCESS> && kSeqContiguous && kReverse ? 2 : 0;
+
+// The same of B and C.
+template <int ORDER>
+constexpr int kProjectionRows = ORDER == 1 ? kDState : kTile;
+template <int ORDER>
+constexpr int kProjectionColumns = ORDER == 1 ? kTile : kDState * kParts;
+template <int ORDER, int ACCESS>
+constexpr int kProjectionPitch = kShifted<ACCESS> ? kProjectionColumns<ORDER> / 2 * 2 + 2 : kProjectionColumns<ORDER>;
+template <int ORDER, int ACCESS>
+constexpr int kProjectionElements = ORDER == 3 ? 1 : kProjectionRows<ORDER> * kProjectionPitch<ORDER, ACCESS>;
 
 static_assert(32 % kLanes == 0 && kPaddedStates >= kDState, "states must fit the lanes");
 static_assert((kChannels & (kChannels - 1)) == 0, "channels per lane are halved when sums are reduced");
 static_assert(kParts == 1 || (MS_B_ORDER != 1 && MS_C_ORDER != 1), "complex numbers are copied pair by pair");
 static_assert(kStages >= 2, "a tile is copied while another is computed");
+static_assert(kChannels == 1 || !(kShifted<MS_U_ACCESS> || kShifted<MS_DELTA_ACCESS> || kShifted<MS_Z_ACCESS>),
+              "a lane's channels would not be adjacent");
 static_assert(kTile % kSteps == 0 && kSteps % 2 == 0, "a tile holds whole groups, and the gate takes pairs of steps");
 static_assert((kSteps & (kSteps - 1)) == 0, "steps are halved when sums are reduced");
 
 // One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent;
 // these rows of steps then run as they do in memory, the last step first when kReverse.
 struct __align__(16) Stage {
-  __align__(16) Element u[kSequenceElements];
-  __align__(16) Element delta[kSequenceElements];
-  __align__(16) Element z[MS_HAS_Z ? kSequenceElements : 1];
-  __align__(16) Element B[kBConstant ? 1 : kTile * kDState * kParts];
-  __align__(16) Element C[kCConstant ? 1 : kTile * kDState * kParts];
+  __align__(16) Element u[kSequenceRows * kPitch<MS_U_ACCESS>];
+  __align__(16) Element delta[kSequenceRows * kPitch<MS_DELTA_ACCESS>];
+  __align__(16) Element z[MS_HAS_Z ? kSequenceRows * kPitch<MS_Z_ACCESS> : 1];
+  __align__(16) Element B[kProjectionElements<MS_B_ORDER, MS_B_ACCESS>];
+  __align__(16) Element C[kProjectionElements<MS_C_ORDER, MS_C_ACCESS>];
 };
 
 struct Row {
@@ -353,10 +385,6 @@ __device__ __forceinline__ float* row_states(const SelectiveScanProblem& p, cons
   return tensor.data + index * tensor.batch_stride + row.first_channel * tensor.dim_stride;
 }
 
-// What a tile of delta holds where there is no step: one that leaves the state as it is, unless there is a bias without
-// softplus. softplus(-infinity + bias) is zero.
-__device__ __forceinline__ float missing_delta() { return MS_SOFTPLUS ? __uint_as_float(0xff800000u) : 0.0f; }
-
 __device__ __forceinline__ void clear_shared(Shared& shared, int lane) {
   for (int i = lane; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += 32)
     reinterpret_cast<unsigned*>(&shared)[i] = 0u;
@@ -368,8 +396,9 @@ __device__ __forceinline__ int carry_place(LaneId id, int r, int n) {
   return (r * kPaddedStates + n) * kQuads + id.quad;
 }
 
-// States that have decayed below 2^-32 of their value no longer count: that is far below what fp32 resolves.
-constexpr float kDecayed = -32.0f;
+// A state handed on is forgotten once it has decayed below 2^-32 of its value, far below what fp32 resolves; with
+// 16-bit inputs, below 2^-24.
+constexpr float kDecayed = MS_DTYPE == 0 ? -32.0f : -24.0f;
 
 }  // namespace
 }  // namespace mamba_scan

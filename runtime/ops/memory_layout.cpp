@@ -54,47 +54,56 @@ static bool steps_are_aligned(const void* data, int elements, const SelectiveSca
   return is_aligned(static_cast<const char*>(data) + past_end, elements, problem.dtype);
 }
 
-// Can `width` elements along the contiguous axis always be accessed at once?
-bool is_vectored(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int width) {
-  if (width == 0) return false;
+Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns) {
   const Index along = seq_contiguous ? tensor.seq_stride : tensor.dim_stride;
   const Index across = seq_contiguous ? tensor.dim_stride : tensor.seq_stride;
   const Index along_extent = seq_contiguous ? problem.seqlen : problem.dim;
   const Index across_extent = seq_contiguous ? problem.dim : problem.seqlen;
-  if (along != (seq_contiguous ? step_direction(problem) : 1) && along_extent > 1) return false;
-  if (across % width != 0 && across_extent > 1) return false;
-  if (tensor.batch_stride % width != 0 && problem.batch > 1) return false;
+  if (along != (seq_contiguous ? step_direction(problem) : 1) && along_extent > 1) return Access::kElementwise;
+  const int width = copy_width(columns, problem.dtype);
+  const auto divides = [&](Index stride, Index extent) { return extent <= 1 || stride % width == 0; };
   // Warps start at a group's first channel.
-  if (!seq_contiguous && problem.ngroups > 1 && (problem.dim / problem.ngroups) % width != 0) return false;
-  return seq_contiguous ? steps_are_aligned(tensor.data, width, problem)
-                        : is_aligned(tensor.data, width, problem.dtype);
+  const Index groups = seq_contiguous ? 1 : problem.ngroups;
+  const bool aligned =
+      width > 0 && divides(across, across_extent) && divides(tensor.batch_stride, problem.batch) &&
+      divides(problem.dim / problem.ngroups, groups) &&
+      (seq_contiguous ? steps_are_aligned(tensor.data, width, problem) : is_aligned(tensor.data, width, problem.dtype));
+  return aligned ? Access::kVectors : Access::kWords;
 }
 
-ProjectionOrder order_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile) {
-  if (tensor.constant) return ProjectionOrder::kConstant;
-  const auto fits = [&](Index across, Index across_extent, int width) {
-    return width > 0 && (across % width == 0 || across_extent == 1) &&
+// Pairs side by side, or one number at a time.
+static ProjectionLayout complex_layout_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem) {
+  const int dstate = static_cast<int>(problem.dstate), width = copy_width(2 * dstate, problem.dtype);
+  const auto divides = [&](Index stride, Index extent) { return extent <= 1 || stride % width == 0; };
+  const bool dense = tensor.imag_stride == 1 && (tensor.state_stride == 2 || dstate == 1);
+  const bool aligned = dense && width > 0 && divides(tensor.seq_stride, problem.seqlen) &&
+                       divides(tensor.group_stride, problem.ngroups) && divides(tensor.batch_stride, problem.batch) &&
+                       is_aligned(tensor.data, width, problem.dtype);
+  return {aligned ? ProjectionOrder::kStates : ProjectionOrder::kStrided, Access::kVectors};
+}
+
+ProjectionLayout layout_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile) {
+  if (tensor.constant) return {ProjectionOrder::kConstant, Access::kVectors};
+  if (problem.is_complex) return complex_layout_of(tensor, problem);
+  const auto divides = [&](int width, Index across, Index across_extent) {
+    return width > 0 && (across % width == 0 || across_extent <= 1) &&
            (tensor.group_stride % width == 0 || problem.ngroups == 1) &&
            (tensor.batch_stride % width == 0 || problem.batch == 1);
   };
-  const int dstate = static_cast<int>(problem.dstate);
-  if (problem.is_complex) {  // pairs side by side, or one number at a time
-    const int of_pairs = copy_width(2 * dstate, problem.dtype);
-    const bool dense = tensor.imag_stride == 1 && (tensor.state_stride == 2 || dstate == 1);
-    return dense && fits(tensor.seq_stride, problem.seqlen, of_pairs) &&
-                   is_aligned(tensor.data, of_pairs, problem.dtype)
-               ? ProjectionOrder::kStates
-               : ProjectionOrder::kStrided;
-  }
-  const int of_states = copy_width(dstate, problem.dtype);
-  if ((tensor.state_stride == 1 || problem.dstate == 1) && fits(tensor.seq_stride, problem.seqlen, of_states) &&
+  const bool by_states = tensor.state_stride == 1 || problem.dstate == 1;
+  const bool by_steps = tensor.seq_stride == step_direction(problem) || problem.seqlen == 1;
+  const int of_states = copy_width(static_cast<int>(problem.dstate), problem.dtype);
+  if (by_states && divides(of_states, tensor.seq_stride, problem.seqlen) &&
       is_aligned(tensor.data, of_states, problem.dtype))
-    return ProjectionOrder::kStates;
+    return {ProjectionOrder::kStates, Access::kVectors};
   const int of_steps = copy_width(tile, problem.dtype);
-  if ((tensor.seq_stride == step_direction(problem) || problem.seqlen == 1) &&
-      fits(tensor.state_stride, problem.dstate, of_steps) && steps_are_aligned(tensor.data, of_steps, problem))
-    return ProjectionOrder::kSteps;
-  return ProjectionOrder::kStrided;
+  if (by_steps && divides(of_steps, tensor.state_stride, problem.dstate) &&
+      steps_are_aligned(tensor.data, of_steps, problem))
+    return {ProjectionOrder::kSteps, Access::kVectors};
+  if (by_states && problem.dstate > 1) return {ProjectionOrder::kStates, Access::kWords};
+  if (by_steps) return {ProjectionOrder::kSteps, Access::kWords};
+  if (by_states) return {ProjectionOrder::kStates, Access::kWords};
+  return {ProjectionOrder::kStrided, Access::kVectors};
 }
 
 }  // namespace mamba_scan::ops

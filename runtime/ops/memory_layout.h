@@ -10,6 +10,9 @@ namespace mamba_scan::ops {
 // How B or C lies in memory: MS_B_ORDER and MS_C_ORDER.
 enum class ProjectionOrder : std::int8_t { kStates = 0, kSteps = 1, kStrided = 2, kConstant = 3 };
 
+// How a tensor's tiles are moved: MS_*_ACCESS (warp_tile.cuh).
+enum class Access : std::int8_t { kElementwise = 0, kWords = 1, kVectors = 2 };
+
 int element_size(DType dtype);
 
 // The problem as the kernels see it: step 0 is the first one scanned. The functions below are for problems in that
@@ -22,10 +25,13 @@ bool is_seq_contiguous(const SelectiveScanProblem& problem);
 // Elements of the widest asynchronous copy that rows of `columns` elements divide into; 0: not even 4 bytes.
 int copy_width(int columns, DType dtype);
 
-// Can `width` elements along the contiguous axis always be accessed at once?
-bool is_vectored(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int width);
+// Of tiles whose rows are `columns` elements along the contiguous axis.
+Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
 
-// By the widest copies that rows of all states, or of `tile` steps, divide into.
-ProjectionOrder order_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile);
+struct ProjectionLayout {
+  ProjectionOrder order = ProjectionOrder::kStrided;
+  Access access = Access::kVectors;  // of rows of all states, or of `tile` steps
+};
+ProjectionLayout layout_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile);
 
 }  // namespace mamba_scan::ops

@@ -81,6 +81,29 @@ std::int16_t unroll_for(const ForwardVariant& v) {
   return static_cast<std::int16_t>(std::min<int>(steps, v.tile));
 }
 
+void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
+  const ProjectionLayout B = layout_of(problem.B, problem, v.tile), C = layout_of(problem.C, problem, v.tile);
+  v.b_order = B.order, v.b_access = B.access;
+  v.c_order = C.order, v.c_access = C.access;
+}
+
+// Where u is shifted in shared memory, y is not stored from there in vectors.
+void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
+  const int columns = v.seq_contiguous ? v.tile : v.warp_channels();
+  const auto access = [&](const SequenceTensor& x) { return access_of(x, problem, v.seq_contiguous, columns); };
+  v.u_access = access(problem.u);
+  v.delta_access = access(problem.delta);
+  v.z_access = v.has_z ? access(problem.z) : Access::kVectors;
+  v.y_access = access(problem.y);
+  if (v.u_access == Access::kWords && v.y_access == Access::kVectors) v.y_access = Access::kWords;
+}
+
+// Are there rows that may begin in a word's second half? Only a single channel of a lane can be read from these.
+bool is_shifted(const ForwardVariant& v) {
+  const auto in_words = [](Access access) { return access == Access::kWords; };
+  return element_size(v.dtype) == 2 && (in_words(v.u_access) || in_words(v.delta_access) || in_words(v.z_access));
+}
+
 bool has_details(const PlanChoice& choice) {
   return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0 || choice.min_blocks > 0;
 }
@@ -125,6 +148,8 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
       v.lanes = static_cast<std::int16_t>(lanes);
       v.states = static_cast<std::int16_t>(ceil_div(dstate, lanes));
       v.channels = static_cast<std::int16_t>(channels);
+      if (!v.chunk_invariant) set_accesses(problem, v);
+      if (channels > 1 && (is_shifted(v) || (v.chunk_invariant && element_size(v.dtype) == 2))) continue;
       if (v.is_complex && v.states * v.channels > kMostComplexOfLane) continue;
       v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
       if (wanted && wanted->stages > 0) v.stages = wanted->stages;
@@ -227,12 +252,14 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_UNROLL", v.unroll);
   define("MS_SEQ_CONTIGUOUS", v.seq_contiguous);
   define("MS_REVERSE", v.reverse);
-  define("MS_U_VECTORED", v.u_vectored);
-  define("MS_DELTA_VECTORED", v.delta_vectored);
-  define("MS_Z_VECTORED", v.z_vectored);
-  define("MS_Y_VECTORED", v.y_vectored);
+  define("MS_U_ACCESS", static_cast<int>(v.u_access));
+  define("MS_DELTA_ACCESS", static_cast<int>(v.delta_access));
+  define("MS_Z_ACCESS", static_cast<int>(v.z_access));
+  define("MS_Y_ACCESS", static_cast<int>(v.y_access));
   define("MS_B_ORDER", static_cast<int>(v.b_order));
   define("MS_C_ORDER", static_cast<int>(v.c_order));
+  define("MS_B_ACCESS", static_cast<int>(v.b_access));
+  define("MS_C_ACCESS", static_cast<int>(v.c_access));
   define("MS_SOFTPLUS", v.softplus);
   define("MS_HAS_BIAS", v.has_bias);
   define("MS_HAS_D", v.has_d);
@@ -285,7 +312,8 @@ ForwardVariant carry_variant(ForwardVariant v) {
   v.c_order = ProjectionOrder::kStates;  // no registers
   v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), 16);
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
-  v.z_vectored = v.y_vectored = true;
+  v.c_access = Access::kVectors;
+  v.z_access = v.y_access = Access::kVectors;
   v.has_d = v.has_z = v.has_initial = v.has_final = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);
@@ -344,20 +372,25 @@ void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params)
 }  // namespace
 
 std::size_t ForwardVariant::shared_bytes() const {
-  const auto aligned = [](std::size_t bytes) { return (bytes + 15) / 16 * 16; };
-  const std::size_t element = static_cast<std::size_t>(element_size(dtype));
-  const std::size_t steps = static_cast<std::size_t>(tile);
-  const std::size_t row_of_steps = (steps * element / 16 | 1) * 16;  // padded, see warp_tile.cuh
-  const std::size_t sequence =
-      aligned(static_cast<std::size_t>(warp_channels()) * (seq_contiguous ? row_of_steps : steps * element));
-  const std::size_t row = steps * (is_complex ? 2 : 1);
-  const auto raw = [&](ProjectionOrder order) {
-    return aligned(order == ProjectionOrder::kConstant ? element : row * static_cast<std::size_t>(dstate) * element);
+  const auto aligned = [](int bytes) { return static_cast<std::size_t>((bytes + 15) / 16 * 16); };
+  const int element = element_size(dtype), row = tile * (is_complex ? 2 : 1);
+  const auto is_shifted_row = [&](Access access) { return access == Access::kWords && element == 2; };
+  const auto sequence = [&](Access access) {
+    const int rows = seq_contiguous ? warp_channels() : tile, columns = seq_contiguous ? tile : warp_channels();
+    if (is_shifted_row(access)) return aligned(rows * (columns / 2 * 2 + 2) * element);
+    return aligned(rows * (seq_contiguous ? (columns * element / 16 | 1) * 16 : columns * element));
+  };
+  const auto raw = [&](ProjectionOrder order, Access access) {
+    if (order == ProjectionOrder::kConstant) return aligned(element);
+    if (!is_shifted_row(access)) return aligned(row * dstate * element);
+    return aligned(order == ProjectionOrder::kSteps ? dstate * (tile + 2) * element
+                                                    : tile * (dstate / 2 * 2 + 2) * element);
   };
   const auto expanded = [&](ProjectionOrder order) {
-    return aligned(order == ProjectionOrder::kConstant ? 4 : row * static_cast<std::size_t>(lanes * states) * 4);
+    return aligned(order == ProjectionOrder::kConstant ? 4 : row * lanes * states * 4);
   };
-  const std::size_t stage = 2 * sequence + (has_z ? sequence : 16) + raw(b_order) + raw(c_order);
+  const std::size_t stage = sequence(u_access) + sequence(delta_access) + (has_z ? sequence(z_access) : 16) +
+                            raw(b_order, b_access) + raw(c_order, c_access);
   const std::size_t piece = packed ? 48 : 32;
   return static_cast<std::size_t>(stages) * stage + piece + expanded(b_order) + expanded(c_order);
 }
@@ -373,7 +406,7 @@ jit::Variant ForwardVariant::carry() const {
 jit::Variant ForwardVariant::compose() const {
   ForwardVariant v = *this;  // where the carries of which states lie is all that matters
   v.b_order = v.c_order = ProjectionOrder::kConstant;
-  v.u_vectored = v.delta_vectored = v.z_vectored = v.y_vectored = true;
+  v.u_access = v.delta_access = v.z_access = v.y_access = v.b_access = v.c_access = Access::kVectors;
   v.softplus = v.has_bias = v.has_d = v.has_z = v.has_initial = v.has_final = v.reverse = v.packed = false;
   v.slice = StateSlice::kAll;
   return make_variant(v, "selective_scan/compose.cu", "selective_scan_compose");
@@ -399,8 +432,9 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.packed = problem.cu_seqlens != nullptr;
   v.tile = choice && choice->tile > 0 ? choice->tile : tile_for(problem, v, device);
   v.seq_contiguous = is_seq_contiguous(problem);
-  v.b_order = order_of(problem.B, problem, v.tile);
-  v.c_order = order_of(problem.C, problem, v.tile);
+  set_projections(problem, v);
+  // How a call's tensors are aligned must not matter to what an invariant one computes.
+  if (problem.chunk_invariant) v.b_access = v.c_access = Access::kVectors;
   v.reverse = problem.reverse && has_adjacent_steps(v);
   v.softplus = problem.delta_softplus;
   v.has_bias = problem.delta_bias != nullptr;
@@ -412,11 +446,8 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   const Candidate chosen =
       v.chunk_invariant ? choose_invariant(problem, device, v) : choose(problem, device, v, choice);
   v = chosen.variant;
-  const int copied = copy_width(v.seq_contiguous ? v.tile : v.warp_channels(), v.dtype);
-  v.u_vectored = is_vectored(problem.u, problem, v.seq_contiguous, copied);
-  v.delta_vectored = is_vectored(problem.delta, problem, v.seq_contiguous, copied);
-  v.z_vectored = !v.has_z || is_vectored(problem.z, problem, v.seq_contiguous, copied);
-  v.y_vectored = is_vectored(problem.y, problem, v.seq_contiguous, copied);
+  set_projections(problem, v);
+  set_accesses(problem, v);
   if (v.cut) v.carry_stages = carry_stages_for(v, chosen.slots, device);
   if (choice != nullptr && has_details(*choice) &&
       (v.shared_bytes() > kMostStaticShared || (v.cut && carry_variant(v).shared_bytes() > kMostStaticShared))) {
@@ -481,8 +512,7 @@ SlicePlan slice_of(const ForwardPlan& plan, int slice) {
   ForwardVariant& v = out.variant;
   v.dstate = static_cast<std::int16_t>(problem.dstate);
   v.states = static_cast<std::int16_t>(ceil_div<Index>(problem.dstate, v.lanes));
-  v.b_order = order_of(problem.B, problem, v.tile);
-  v.c_order = order_of(problem.C, problem, v.tile);
+  set_projections(problem, v);
   v.reverse = problem.reverse && has_adjacent_steps(v);
   out.params.first_slice = slice == 0;
   v.min_blocks = std::min<std::int16_t>(v.min_blocks, 8);  // the sums so far take registers
@@ -490,7 +520,7 @@ SlicePlan slice_of(const ForwardPlan& plan, int slice) {
   if (slice + 1 < plan.slices) {
     v.slice = StateSlice::kPartial;
     v.has_d = v.has_z = false;
-    v.z_vectored = v.y_vectored = true;
+    v.z_access = v.y_access = Access::kVectors;
   } else {
     v.slice = StateSlice::kLast;
   }

@@ -53,12 +53,15 @@ bool is_served(const SelectiveScanProblem& p, const driver::DeviceReport& device
 
 // Can every tile be copied in the kernel's chunks?
 bool is_copyable(const SelectiveScanProblem& p, const TeamVariant& v) {
-  const int width = copy_width(v.seq_contiguous ? v.tile : v.channels(), v.dtype);
-  if (width == 0) return false;
+  const int columns = v.seq_contiguous ? v.tile : v.channels();
   for (const SequenceTensor* tensor : {&p.u, &p.delta, &p.z})
-    if (tensor->data != nullptr && !is_vectored(*tensor, p, v.seq_contiguous, width)) return false;
+    if (tensor->data != nullptr && access_of(*tensor, p, v.seq_contiguous, columns) != Access::kVectors) return false;
   const ProjectionOrder needed = v.seq_contiguous ? ProjectionOrder::kSteps : ProjectionOrder::kStates;
-  return order_of(p.B, p, v.tile) == needed && order_of(p.C, p, v.tile) == needed;
+  const auto is_needed = [&](const ProjectionTensor& x) {
+    const ProjectionLayout layout = layout_of(x, p, v.tile);
+    return layout.order == needed && layout.access == Access::kVectors;
+  };
+  return is_needed(p.B) && is_needed(p.C);
 }
 
 // Shorter tiles, and fewer of them under way, where a block's shared memory would not suffice for the usual ones.

@@ -287,35 +287,47 @@ TEST(Plan, ReadsTheLayoutFromTheStrides) {
   EXPECT_FALSE(plan_forward(problem_of(2, 1, 64, 16, DType::kFloat16, true), device_with(132)).variant.seq_contiguous);
 }
 
-TEST(Plan, AccessesByElementWhatCannotBeVectored) {
+TEST(Plan, MovesInWordsWhatIsNotAlignedAndByElementWhatIsNotAdjacent) {
   const auto device = device_with(132);
   const SelectiveScanProblem p = problem_of(64, 2048, 1536);
-  EXPECT_TRUE(plan_forward(p, device).variant.u_vectored);
+  EXPECT_EQ(plan_forward(p, device).variant.u_access, Access::kVectors);
 
   SelectiveScanProblem shifted = p;
   shifted.u.data = reinterpret_cast<char*>(memory) + 2;
-  EXPECT_FALSE(plan_forward(shifted, device).variant.u_vectored);
-  EXPECT_TRUE(plan_forward(shifted, device).variant.delta_vectored) << "the others keep their speed";
+  const ForwardVariant v = plan_forward(shifted, device).variant;
+  EXPECT_EQ(v.u_access, Access::kWords);
+  EXPECT_EQ(v.y_access, Access::kWords) << "y is stored from where u lies one element further on";
+  EXPECT_EQ(v.delta_access, Access::kVectors) << "the others keep their speed";
+  EXPECT_EQ(v.channels, 1) << "a lane's channels would not begin with a word";
 
   SelectiveScanProblem odd_pitch = p;
   odd_pitch.delta.seq_stride = 1537;
-  EXPECT_FALSE(plan_forward(odd_pitch, device).variant.delta_vectored);
+  EXPECT_EQ(plan_forward(odd_pitch, device).variant.delta_access, Access::kWords);
 
   SelectiveScanProblem fused = p;  // a view of a projection twice as wide
   fused.u.seq_stride = 2 * 1536;
-  EXPECT_TRUE(plan_forward(fused, device).variant.u_vectored);
+  EXPECT_EQ(plan_forward(fused, device).variant.u_access, Access::kVectors);
 
   SelectiveScanProblem odd_batch = p;
   odd_batch.y.batch_stride += 1;
-  EXPECT_FALSE(plan_forward(odd_batch, device).variant.y_vectored);
+  EXPECT_EQ(plan_forward(odd_batch, device).variant.y_access, Access::kWords);
 
   SelectiveScanProblem across = p;  // a gate laid out along the sequence beside inputs along the channels
   across.z = {memory, 2048 * 1536, 1, 2048};
-  EXPECT_FALSE(plan_forward(across, device).variant.z_vectored);
+  EXPECT_EQ(plan_forward(across, device).variant.z_access, Access::kElementwise);
 
   SelectiveScanProblem groups = problem_of(8, 2048, 3 * 36);
   groups.ngroups = 3;  // groups begin 36 elements apart: not a multiple of 8
-  EXPECT_FALSE(plan_forward(groups, device).variant.u_vectored);
+  EXPECT_EQ(plan_forward(groups, device).variant.u_access, Access::kWords);
+
+  SelectiveScanProblem odd_states = problem_of(8, 2048, 64, 13);
+  EXPECT_EQ(plan_forward(odd_states, device).variant.b_order, ProjectionOrder::kStates);
+  EXPECT_EQ(plan_forward(odd_states, device).variant.b_access, Access::kWords);
+
+  const SelectiveScanProblem odd_length = problem_of(8, 2047, 64, 16, DType::kFloat16, true);
+  EXPECT_EQ(plan_forward(odd_length, device).variant.u_access, Access::kWords);
+  EXPECT_EQ(plan_forward(odd_length, device).variant.b_order, ProjectionOrder::kSteps);
+  EXPECT_EQ(plan_forward(odd_length, device).variant.b_access, Access::kWords);
 }
 
 TEST(Plan, ReversesByStridesFromTheLastStepOn) {
@@ -332,7 +344,8 @@ TEST(Plan, ReversesByStridesFromTheLastStepOn) {
     // As fast: what is accessed in vectors, and everything else, is as for a forward scan.
     ForwardVariant same = forward.variant;
     same.reverse = seq_last;
-    EXPECT_TRUE(same.u_vectored && same.y_vectored);
+    EXPECT_EQ(same.u_access, Access::kVectors);
+    EXPECT_EQ(same.y_access, Access::kVectors);
     EXPECT_TRUE(same == reverse.variant) << reverse.variant.forward().name();
   }
 }
@@ -342,18 +355,20 @@ TEST(Plan, FindsTheAlignmentOfReversedSteps) {
   SelectiveScanProblem p = problem_of(1, 64, 48, 16, DType::kFloat16, true);
   p.reverse = true;
   p.seqlen = 61;  // of rows that stay 64 apart: the last step, where tiles begin, ends no vector
-  EXPECT_FALSE(plan_forward(p, device).variant.u_vectored);
+  EXPECT_EQ(plan_forward(p, device).variant.u_access, Access::kWords);
   p.u.data = p.y.data = reinterpret_cast<char*>(memory) + 6;
-  EXPECT_TRUE(plan_forward(p, device).variant.u_vectored);
-  EXPECT_TRUE(plan_forward(p, device).variant.y_vectored);
-  EXPECT_FALSE(plan_forward(p, device).variant.delta_vectored);
+  EXPECT_EQ(plan_forward(p, device).variant.u_access, Access::kVectors);
+  EXPECT_EQ(plan_forward(p, device).variant.y_access, Access::kVectors);
+  EXPECT_EQ(plan_forward(p, device).variant.delta_access, Access::kWords);
   p.B = {memory, 0, 0, 0, 1, true};
   EXPECT_EQ(plan_forward(p, device).params.problem.B.data, memory) << "what is constant has no last step";
 }
 
 // Without how tensors are read and written, which does not change what is added up in which order.
 ForwardVariant arithmetic_of(ForwardVariant v) {
-  v.u_vectored = v.delta_vectored = v.z_vectored = v.y_vectored = v.cut = false;
+  v.u_access = v.delta_access = v.z_access = v.y_access = v.b_access = v.c_access = Access::kVectors;
+  v.cut = false;
+  v.carry_stages = 2;
   v.b_order = v.c_order = ProjectionOrder::kStates;
   return v;
 }
@@ -440,6 +455,8 @@ TEST(Plan, ReadsTheOrderOfBAndC) {
   EXPECT_EQ(order(problem_of(2, 64, 64, 16, DType::kFloat16, true)), ProjectionOrder::kSteps);
   SelectiveScanProblem p = problem_of(2, 64, 64);
   p.B.seq_stride = 17;
+  EXPECT_EQ(order(p), ProjectionOrder::kStates);
+  p.B.state_stride = 2;
   EXPECT_EQ(order(p), ProjectionOrder::kStrided);
   p.B = {memory, 0, 0, 16, 1, true};
   EXPECT_EQ(order(p), ProjectionOrder::kConstant);

@@ -21,6 +21,10 @@ inline float __int_as_float(int x) { return ::emulator::bit_cast<float>(x); }
 inline long long __double_as_longlong(double x) { return ::emulator::bit_cast<long long>(x); }
 inline double __longlong_as_double(long long x) { return ::emulator::bit_cast<double>(x); }
 
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>((static_cast<unsigned long long>(high) << 32 | low) >> (shift & 31));
+}
+
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }

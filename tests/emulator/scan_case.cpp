@@ -133,10 +133,10 @@ SequenceTensor ScanSetup::make_sequence(const std::string& name, Layout layout, 
   const auto bytes = static_cast<std::size_t>(scan_.batch * tensor.batch_stride * element_bytes(scan_.dtype));
   const std::size_t shift =
       scan_.spacing == Spacing::kShifted ? static_cast<std::size_t>(element_bytes(scan_.dtype)) : 0;
-  // The offset counts elements of the type allocated: bytes.
-  auto* data = device_.allocate<unsigned char>(name, bytes, access, shift);
+  auto* memory = device_.allocate<unsigned char>(name, bytes + shift, access);
+  unsigned char* data = memory + shift;
   tensor.data = data;
-  if (whole != nullptr) *whole = {data, bytes};
+  if (whole != nullptr) *whole = {memory, bytes + shift};
   if (low == high) return tensor;
   std::mt19937 random(seed_++);
   std::uniform_real_distribution<double> uniform(low, high);
@@ -295,11 +295,12 @@ std::string ScanSetup::compare() const {
   const auto bytes = static_cast<std::size_t>(element_bytes(scan_.dtype));
   std::vector<bool> element(y_.bytes, false);
   const auto& y = problem_.y;
+  const auto begin = static_cast<std::size_t>(static_cast<unsigned char*>(y.data) - y_.data);
   for (Index b = 0; b < scan_.batch; ++b)
     for (Index t = 0; t < problem_.seqlen; ++t)
       for (Index d = 0; d < scan_.dim; ++d) {
         const auto first = static_cast<std::size_t>(b * y.batch_stride + t * y.seq_stride + d * y.dim_stride) * bytes;
-        for (std::size_t byte = 0; byte < bytes; ++byte) element[first + byte] = true;
+        for (std::size_t byte = 0; byte < bytes; ++byte) element[begin + first + byte] = true;
       }
   for (std::size_t byte = 0; byte < y_.bytes; ++byte)
     if (!element[byte] && y_.data[byte] != kPoison)

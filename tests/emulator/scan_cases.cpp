@@ -64,6 +64,18 @@ std::vector<ScanCase> scan_cases() {
     scan.spacing = Spacing::kDense, scan.seqlens = {19};
   }
   add("Shifted", f32, steps).spacing = Spacing::kShifted;
+  add("ShiftedFloat16Steps", f16, steps).everything().spacing = Spacing::kShifted;
+  add("ShiftedBFloat16Channels", bf16, channels).everything().spacing = Spacing::kShifted;
+  for (const Layout layout : {steps, channels}) {  // rows that begin in either half of a word, of B and C too
+    const bool by_steps = layout == steps;
+    ScanCase& scan = add(by_steps ? "DenseOddSteps" : "DenseOddChannels", f16, layout).everything();
+    scan.spacing = Spacing::kDense, scan.dim = 77, scan.dstate = 13, scan.batch = 2, scan.seqlens = {31, 33, 49};
+  }
+  for (const Index dstate : {1, 3, 23, 33}) {
+    ScanCase& scan = add("DenseOddStates", dstate == 23 ? f32 : bf16, dstate == 3 ? channels : steps).everything();
+    scan.name += std::to_string(dstate);
+    scan.spacing = Spacing::kDense, scan.dim = 9, scan.ngroups = 3, scan.dstate = dstate, scan.seqlens = {37};
+  }
   add("Strided", bf16, steps).everything().spacing = Spacing::kStrided;
   {
     ScanCase& scan = add("GateInOtherLayout", f32, steps).everything();
