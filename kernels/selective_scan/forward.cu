@@ -323,7 +323,7 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
   int tile = piece.begin;
   const int end = piece.end;
   // Where this lane stores its first chunk of the next whole tile.
-  char* y = const_cast<char*>(sequence_source(p.y, piece.row, tile, id.lane));
+  char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, piece.row, tile, id.lane));
 #pragma unroll 1
   for (; tile < end; ++tile) {
     Stage& stage = copies.take(params, shared, id.lane);
@@ -337,8 +337,8 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
 #if MS_SLICE != 1
     static_assert(!kShifted<MS_U_ACCESS> || MS_Y_ACCESS != kVectors, "vectors of y lie where those of u were");
     __syncwarp();
-    if (MS_Y_ACCESS == kVectors && whole) {
-      store_chunks(stage.u, y, params.y_steps, id.lane);
+    if (whole) {
+      store_whole(stage.u, y, params, piece.row, tile, id.lane);
     } else {
       store_part(stage.u, p.y, piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
     }

@@ -22,15 +22,17 @@ namespace mamba_scan {
 namespace {
 
 // PITCH: elements from a row to the next in shared memory.
-template <int ROWS, int COLUMNS, int PITCH>
+template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 struct Chunks {
-  static constexpr int kBytes = kChunkBytes<COLUMNS * kElementBytes>;
-  static constexpr int kPerRow = COLUMNS * kElementBytes / kBytes;
+  static constexpr int kBytes = ACCESS == kWords ? 4 : kChunkBytes<COLUMNS * kElementBytes>;
+  static constexpr int kPerRow = COLUMNS * kElementBytes < kBytes ? 1 : COLUMNS * kElementBytes / kBytes;
   static constexpr int kCount = ROWS * kPerRow;
   static constexpr int kPerLane = (kCount + 31) / 32;
-  static constexpr bool kByPointer = kBytes >= 4 && 32 % kPerRow == 0;
+  // A lane's rows must all be shifted or none.
+  static constexpr bool kByPointer = ACCESS != kElementwise && kBytes >= 4 && COLUMNS * kElementBytes % kBytes == 0 &&
+                                     32 % kPerRow == 0 && !(kShifted<ACCESS> && kPerRow == 32);
 
-  // The lane's first chunk in global memory; its next ones are TileSteps::between further.
+  // The lane's first chunk in global memory, where its first element is; its next ones are TileSteps::between further.
   static __device__ __forceinline__ const char* first(const Element* tile, Index row_stride, int lane) {
     return reinterpret_cast<const char*>(tile + lane / kPerRow * row_stride) + lane % kPerRow * kBytes;
   }
@@ -45,21 +47,26 @@ struct Chunks {
   }
 };
 
-using SequenceChunks = Chunks<kSequenceRows, kSequenceColumns, kPitch<kVectors>>;
+template <int ACCESS>
+using SequenceChunks = Chunks<ACCESS, kSequenceRows, kSequenceColumns, kPitch<ACCESS>>;
 
 // B or C.
 template <int ORDER>
-using ProjectionChunks = Chunks<kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionColumns<ORDER>>;
+using ProjectionChunks = Chunks<kVectors, kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionColumns<ORDER>>;
 
 template <int ORDER, int ACCESS>
 constexpr bool kProjectionByPointer = ORDER < 2 && ACCESS == kVectors && ProjectionChunks<ORDER>::kByPointer;
 
 // The lane's first chunk of u, delta, z or y in a tile.
+template <int ACCESS>
 __device__ __forceinline__ const char* sequence_source(const SequenceTensor& x, const Row& row, int tile, int lane) {
-  const Element* first = static_cast<const Element*>(x.data) + row.batch * x.batch_stride +
-                         static_cast<Index>(tile) * kTile * x.seq_stride + row.first_channel * x.dim_stride;
-  if (kSeqContiguous && kReverse) first -= kTile - 1;  // the tile's last step is the first in memory
-  return SequenceChunks::first(first, kSeqContiguous ? x.dim_stride : x.seq_stride, lane);
+  const Rows rows = sequence_rows(x, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
+  return SequenceChunks<ACCESS>::first(rows.from, rows.row_stride, lane);
+}
+
+// From the begin of the word that holds a 16-bit element: 0 or 2.
+__device__ __forceinline__ int bytes_into_word(const char* element) {
+  return static_cast<int>(reinterpret_cast<unsigned long long>(element) & 2);
 }
 
 template <int ORDER>
@@ -82,14 +89,75 @@ __device__ __forceinline__ void copy_chunks(Element* to, const char*& from, cons
   from += BACK ? -steps.advance : steps.advance;
 }
 
+// The last elements of shifted rows, which the rows' words do not reach: a lane copies that of every 32nd row.
+template <int ACCESS>
+__device__ __forceinline__ void copy_last_halves(Element* to, const SequenceTensor& x, const Row& row, int tile,
+                                                 int lane) {
+  const Rows from = sequence_rows(x, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
+#pragma unroll
+  for (int r = lane; r < kSequenceRows; r += 32) {
+    const Element* last = from.from + r * from.row_stride + kSequenceColumns - 1;
+    if (!is_second_half(last)) async_copy_part<4>(to + r * kPitch<ACCESS> + kSequenceColumns, last, kElementBytes);
+  }
+}
+
 // The counterpart: whole tiles of outputs, which lie where u did.
-__device__ __forceinline__ void store_chunks(const Element* from, char*& to, const TileSteps& steps, int lane) {
+__device__ __forceinline__ void store_vectors(const Element* from, char*& to, const TileSteps& steps, int lane) {
   char* target = to;
-  SequenceChunks::for_each(lane, [&](int offset) {
-    store_global<SequenceChunks::kBytes>(target, reinterpret_cast<const char*>(from) + offset);
+  SequenceChunks<kVectors>::for_each(lane, [&](int offset) {
+    store_global<SequenceChunks<kVectors>::kBytes>(target, reinterpret_cast<const char*>(from) + offset);
     target += steps.between;
   });
   to += steps.advance;
+}
+
+// The same of a y that is moved in words. Rows of 16-bit elements may begin in the middle of one: then the lane with
+// the first word stores its second half, and of all rows the last halves are stored besides.
+__device__ __forceinline__ void store_words(const Element* from, char*& to, const TileSteps& steps,
+                                            const SequenceTensor& y, const Row& row, int tile, int lane) {
+  using Words = Chunks<kWords, kSequenceRows, kSequenceColumns, kOutputPitch>;
+  const int into = kElementBytes == 2 ? bytes_into_word(to) : 0;
+  const bool whole = into == 0 || lane % Words::kPerRow > 0;
+  const char* source = reinterpret_cast<const char*>(from + kOutputPlace) - into;
+  char* target = to - into;
+  Words::for_each(lane, [&](int offset) {
+    if constexpr (kElementBytes == 4) {
+      store_global<4>(target, source + offset);
+    } else {
+      const Element* halves = reinterpret_cast<const Element*>(source + offset);
+      if (whole) {
+        const struct __align__(4) {
+          Element value[2];
+        } word = {{halves[0], halves[1]}};
+        store_global<4>(target, &word);
+      } else {
+        store_global<2>(target + 2, halves + 1);
+      }
+    }
+    target += steps.between;
+  });
+  to += steps.advance;
+  if constexpr (kElementBytes == 2) {
+    const Rows rows = sequence_rows(y, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
+#pragma unroll
+    for (int r = lane; r < kSequenceRows; r += 32) {
+      const Element* last = rows.from + r * rows.row_stride + kSequenceColumns - 1;
+      if (!is_second_half(last))
+        store_global<2>(const_cast<Element*>(last), from + r * kOutputPitch + kOutputPlace + kSequenceColumns - 1);
+    }
+  }
+}
+
+// A whole tile of outputs; `to` is sequence_source() of the first, and goes on to the next one.
+__device__ __forceinline__ void store_whole(const Element* from, char*& to, const SelectiveScanForwardParams& params,
+                                            const Row& row, int tile, int lane) {
+  if constexpr (!SequenceChunks<MS_Y_ACCESS>::kByPointer) {
+    store_part(from, params.problem.y, row, static_cast<Index>(tile) * kTile, kTile, lane);
+  } else if constexpr (MS_Y_ACCESS == kVectors) {
+    store_vectors(from, to, params.y_steps, lane);
+  } else {
+    store_words(from, to, params.y_steps, params.problem.y, row, tile, lane);
+  }
 }
 
 // The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without. kStages
@@ -103,9 +171,9 @@ class TileCopies {
     next_ = OUTPUTS ? piece.begin : piece.end - 1;
     past_ = OUTPUTS ? piece.end : piece.begin - 1;
     whole_end_ = piece.row.channels == kWarpChannels ? static_cast<int>(p.seqlen / kTile) : 0;
-    u_ = sequence_source(p.u, piece.row, next_, lane);
-    delta_ = sequence_source(p.delta, piece.row, next_, lane);
-    if constexpr (OUTPUTS && MS_HAS_Z) z_ = sequence_source(p.z, piece.row, next_, lane);
+    u_ = first_word<MS_U_ACCESS>(p.u, piece.row, lane);
+    delta_ = first_word<MS_DELTA_ACCESS>(p.delta, piece.row, lane);
+    if constexpr (OUTPUTS && MS_HAS_Z) z_ = first_word<MS_Z_ACCESS>(p.z, piece.row, lane);
     if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
     if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
 #pragma unroll 1
@@ -127,13 +195,19 @@ class TileCopies {
 
  private:
   enum : bool {
-    kUByPointer = MS_U_ACCESS == kVectors && SequenceChunks::kByPointer,
-    kDeltaByPointer = MS_DELTA_ACCESS == kVectors && SequenceChunks::kByPointer,
-    kZByPointer = MS_Z_ACCESS == kVectors && SequenceChunks::kByPointer,
+    kUByPointer = SequenceChunks<MS_U_ACCESS>::kByPointer,
+    kDeltaByPointer = SequenceChunks<MS_DELTA_ACCESS>::kByPointer,
+    kZByPointer = SequenceChunks<MS_Z_ACCESS>::kByPointer,
     kBByPointer = kProjectionByPointer<MS_B_ORDER, MS_B_ACCESS>,
     kCByPointer = OUTPUTS && kProjectionByPointer<MS_C_ORDER, MS_C_ACCESS>,
     kAnyByPointer = kUByPointer || kDeltaByPointer || kZByPointer || kBByPointer || kCByPointer,
   };
+
+  template <int ACCESS>
+  __device__ __forceinline__ const char* first_word(const SequenceTensor& x, const Row& row, int lane) const {
+    const char* first = sequence_source<ACCESS>(x, row, next_, lane);
+    return kShifted<ACCESS> ? first - bytes_into_word(first) : first;
+  }
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
     if (next_ != past_) {
@@ -165,7 +239,8 @@ class TileCopies {
   __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      copy_chunks<SequenceChunks, !OUTPUTS>(to, from, steps, lane);
+      copy_chunks<SequenceChunks<ACCESS>, !OUTPUTS>(to, from, steps, lane);
+      if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, tensor, row, next_, opaque(lane));
     } else {
       copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, kWarpChannels, opaque(lane));
     }

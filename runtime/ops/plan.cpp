@@ -35,7 +35,9 @@ std::int16_t blocks_for_registers(const ForwardVariant& v) {
   if (v.dstate > 64 || (per_lane > 16 && exchanges_delta)) return 8;
   // Eight steps of z along the sequence are in registers together.
   const bool most = per_lane <= 8 && !(v.seq_contiguous && v.has_z);
-  return static_cast<std::int16_t>(per_lane > 32 ? 8 : per_lane > 16 ? 12 : most ? 20 : 16);
+  const int blocks = per_lane > 32 ? 8 : per_lane > 16 ? 12 : most ? 20 : 16;
+  // So do the sums over the slices so far.
+  return static_cast<std::int16_t>(v.slice == StateSlice::kAll ? blocks : std::min(blocks, 12));
 }
 
 int block_slots(const driver::DeviceReport& device) {
@@ -339,32 +341,35 @@ std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver
 // ---- how lanes walk along tensors (tile_copy.cuh) ----
 
 // Rows of `row` adjacent elements, row_stride apart; tiles of `advance` elements.
-TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype) {
-  const int columns = static_cast<int>(row), width = copy_width(columns, dtype);
-  if (width == 0 || 32 % (columns / width) != 0) return {0, 0};
+TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Access access) {
+  const int columns = static_cast<int>(row);
+  const int width = access == Access::kWords ? 4 / element_size(dtype) : copy_width(columns, dtype);
+  if (access == Access::kElementwise || width == 0 || columns % width != 0 || 32 % (columns / width) != 0)
+    return {0, 0};
   return {32 / (columns / width) * row_stride * element_size(dtype), advance * element_size(dtype)};
 }
 
-TileSteps sequence_steps(const SequenceTensor& tensor, const ForwardVariant& v) {
+TileSteps sequence_steps(const SequenceTensor& tensor, Access access, const ForwardVariant& v) {
   const Index advance = v.tile * tensor.seq_stride;
-  return v.seq_contiguous ? tile_steps(v.tile, tensor.dim_stride, advance, v.dtype)
-                          : tile_steps(v.warp_channels(), tensor.seq_stride, advance, v.dtype);
+  return v.seq_contiguous ? tile_steps(v.tile, tensor.dim_stride, advance, v.dtype, access)
+                          : tile_steps(v.warp_channels(), tensor.seq_stride, advance, v.dtype, access);
 }
 
 TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
   const Index advance = v.tile * tensor.seq_stride;
   if (order == ProjectionOrder::kStates)
-    return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype);
-  if (order == ProjectionOrder::kSteps) return tile_steps(v.tile, tensor.state_stride, advance, v.dtype);
+    return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype, Access::kVectors);
+  if (order == ProjectionOrder::kSteps)
+    return tile_steps(v.tile, tensor.state_stride, advance, v.dtype, Access::kVectors);
   return {0, 0};
 }
 
 void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params) {
   const SelectiveScanProblem& p = params.problem;
-  params.u_steps = sequence_steps(p.u, v);
-  params.delta_steps = sequence_steps(p.delta, v);
-  params.z_steps = sequence_steps(p.z, v);
-  params.y_steps = sequence_steps(p.y, v);
+  params.u_steps = sequence_steps(p.u, v.u_access, v);
+  params.delta_steps = sequence_steps(p.delta, v.delta_access, v);
+  params.z_steps = sequence_steps(p.z, v.z_access, v);
+  params.y_steps = sequence_steps(p.y, v.y_access, v);
   params.B_steps = projection_steps(p.B, v.b_order, v);
   params.C_steps = projection_steps(p.C, v.c_order, v);
 }
@@ -430,6 +435,7 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.has_z = problem.z.data != nullptr;
   v.is_complex = problem.is_complex;
   v.packed = problem.cu_seqlens != nullptr;
+  if (slices > 1) v.slice = StateSlice::kLast;
   v.tile = choice && choice->tile > 0 ? choice->tile : tile_for(problem, v, device);
   v.seq_contiguous = is_seq_contiguous(problem);
   set_projections(problem, v);
@@ -515,7 +521,6 @@ SlicePlan slice_of(const ForwardPlan& plan, int slice) {
   set_projections(problem, v);
   v.reverse = problem.reverse && has_adjacent_steps(v);
   out.params.first_slice = slice == 0;
-  v.min_blocks = std::min<std::int16_t>(v.min_blocks, 8);  // the sums so far take registers
   set_tile_steps(v, out.params);
   if (slice + 1 < plan.slices) {
     v.slice = StateSlice::kPartial;
