@@ -93,8 +93,9 @@ __device__ __forceinline__ void store_chunks(const Element* from, char*& to, con
   to += steps.advance;
 }
 
-// The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without. kStages
-// are in shared memory: the one being computed and those on their way.
+// The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without; of those
+// that kWarps warps take turns on, every kWarps-th, which is what TileSteps::advance leads to. kStages are in shared
+// memory: the one being computed and those on their way.
 template <bool OUTPUTS>
 class TileCopies {
  public:
@@ -136,14 +137,14 @@ class TileCopies {
   };
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
-    if (next_ != past_) {
+    if (OUTPUTS ? next_ < past_ : next_ > past_) {
       Stage& stage = shared.stage[filled_];
       if (is_whole(next_)) {
         copy_whole(params, shared.piece.row, stage, lane);
       } else {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
       }
-      next_ += OUTPUTS ? 1 : -1;
+      next_ += OUTPUTS ? kWarps : -kWarps;
     }
     async_commit();
     filled_ = filled_ + 1 == kStages ? 0 : filled_ + 1;

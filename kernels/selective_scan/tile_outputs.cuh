@@ -16,24 +16,29 @@ __device__ __forceinline__ bool stores_outputs(LaneId id) {
   return kLanesOfChannel <= kSteps || id.part < kChannels * kSteps;
 }
 
-__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Outputs& y) {
-  float gate[kOwned][kOwnedSteps];
+// The same channels and steps of a tile of u or z.
+__device__ __forceinline__ void read_owned(const Element* tile, int first, LaneId id, Outputs& to) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
-    const auto steps = read_elements<kOwnedSteps>(z + channel_of(id, id.first_owned + i) * kPitch +
+    const auto steps = read_elements<kOwnedSteps>(tile + channel_of(id, id.first_owned + i) * kPitch +
                                                   place_of_steps<kOwnedSteps>(first));
 #pragma unroll
-    for (int t = 0; t < kOwnedSteps; ++t) gate[i][t] = to_float(steps.value[place_in_steps<kOwnedSteps>(t)]);
+    for (int t = 0; t < kOwnedSteps; ++t) to[i][t] = to_float(steps.value[place_in_steps<kOwnedSteps>(t)]);
   }
 #else
 #pragma unroll
   for (int t = 0; t < kOwnedSteps; ++t) {
-    const auto channels = read_elements<kOwned>(z + (first + t) * kPitch + channel_of(id, id.first_owned));
+    const auto channels = read_elements<kOwned>(tile + (first + t) * kPitch + channel_of(id, id.first_owned));
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) gate[i][t] = to_float(channels.value[i]);
+    for (int i = 0; i < kOwned; ++i) to[i][t] = to_float(channels.value[i]);
   }
 #endif
+}
+
+__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Outputs& y) {
+  Outputs gate;
+  read_owned(z, first, id, gate);
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
     if constexpr (kOwnedSteps == 1) {

@@ -55,6 +55,20 @@ double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, I
   return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kNextLaunch + warps * kPiece;
 }
 
+// Counted, not fitted: of a step 6.5 instructions for each state and 14 for the rest, of a turn 110 for copies,
+// expanding, handing on and storing, 110 clocks from one warp's turn to the next one's, and 7000 before the first.
+double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
+  constexpr double kExponential = 8, kOfState = 6.5, kOfStep = 14, kOfTurn = 110, kHandOver = 110, kOnce = 7000;
+  const double states = static_cast<double>(v.channels) * v.states;
+  const double turn = std::max(v.tile * kExponential * states, v.tile * (kOfState * states + kOfStep) + kOfTurn);
+  const auto round = [&](Index blocks) {  // in which every warp has a turn
+    return blocks == 0 ? 0 : std::max(static_cast<double>(blocks) * v.warps / 4 * turn, v.warps * kHandOver);
+  };
+  const Index of_sm = ceil_div(rows, sms), tiles = ceil_div(seqlen, v.tile);
+  const double rounds = static_cast<double>(ceil_div(tiles, v.warps));
+  return kOnce + rounds * (static_cast<double>(of_sm / resident) * round(resident) + round(of_sm % resident));
+}
+
 double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, Index steps, Index schedulers) {
   const Index warps = ceil_div(slots, schedulers);
   const int together = static_cast<int>(std::min<Index>(warps, resident));

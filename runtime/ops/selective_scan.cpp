@@ -27,7 +27,7 @@ bool is_empty(const SelectiveScanProblem& problem) {
 }
 
 struct Kernels {
-  const jit::LoadedKernel* forward = nullptr;
+  const jit::LoadedKernel* scan = nullptr;     // forward.cu or relay.cu
   const jit::LoadedKernel* carry = nullptr;    // null unless the variant is cut
   const jit::LoadedKernel* compose = nullptr;  // null unless it is chunk_invariant as well
 };
@@ -49,7 +49,10 @@ class KernelTable {
         return &runtime.kernels().get(variant.carry(), device.report);
       });
     }
-    kernels.forward = &runtime.kernels().get(variant.forward(), device.report);
+    kernels.scan = &runtime.kernels().get(variant.scan(), device.report);
+    constexpr std::size_t kAllowedAnyway = 48 << 10;
+    if (variant.dynamic_shared_bytes() > kAllowedAnyway)
+      kernels.scan->kernel.allow_dynamic_shared(variant.dynamic_shared_bytes());
     if (variant.cut && variant.chunk_invariant)
       kernels.compose = &runtime.kernels().get(variant.compose(), device.report);
     if (variant.cut) kernels.carry = carry.get();
@@ -152,8 +155,7 @@ ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& d
 // What was tuned stays with the kernel it was tuned for.
 std::optional<TeamPlan> team_plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
   const std::optional<PlanChoice> tuned = device_tuning(device).find(problem);
-  if (!tuned) return plan_team(problem, device.report);
-  if (tuned->segments == 0) return std::nullopt;
+  if (!tuned || tuned->segments == 0) return std::nullopt;
   return plan_team_as(problem, device.report, team_shape(*tuned, problem.dstate));
 }
 
@@ -178,14 +180,15 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
     const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, Work work) {
       driver::LaunchConfig config;
       config.grid[0] = blocks;
-      config.block[0] = kForwardBlockThreads;
+      config.block[0] = slice.variant.block_threads();
+      config.dynamic_shared_bytes = static_cast<unsigned>(slice.variant.dynamic_shared_bytes());
       config.stream = static_cast<driver::CUstream>(stream);
       launch(slice.params, kernel, config, rt, device, work);
     };
     const auto slots = static_cast<unsigned>(slice.params.slots);
     if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, Work{});
     if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), Work{});
-    run_blocks(*kernels.forward, slots, forward_work(slice.params.problem));
+    run_blocks(*kernels.scan, slots, forward_work(slice.params.problem));
   }
 }
 

@@ -240,7 +240,7 @@ std::vector<jit::Variant> variants_of(const PlanChoice& choice, const SelectiveS
   const ForwardPlan plan = plan_forward(problem, device, &choice);
   for (int i = 0; i < plan.slices; ++i) {
     const ForwardVariant variant = slice_of(plan, i).variant;
-    variants.push_back(variant.forward());
+    variants.push_back(variant.scan());
     if (variant.cut) variants.push_back(variant.carry());
   }
   return variants;

@@ -49,7 +49,14 @@ std::uint64_t problem_class(const SelectiveScanProblem& p) {
 
 PlanChoice choice_of(const ForwardPlan& plan) {
   const ForwardVariant& v = plan.variant;
-  return {v.lanes, v.channels, v.cut, v.tile, v.unroll, v.stages, v.min_blocks};
+  return {.lanes = v.lanes,
+          .channels = v.channels,
+          .cut = v.cut,
+          .tile = v.tile,
+          .unroll = v.warps > 1 ? std::int16_t{0} : v.unroll,
+          .stages = v.stages,
+          .min_blocks = v.min_blocks,
+          .warps = v.warps};
 }
 
 PlanChoice choice_of(const TeamPlan& plan) {
@@ -84,7 +91,14 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
     for (std::int16_t channels = 1; channels <= 8; channels *= 2)
       for (const bool cut : {false, true}) {
         const auto made = expect(problem, device, {lanes, channels, cut});
-        if (made && made->choice.lanes == lanes && made->choice.channels == channels && made->choice.cut == cut)
+        if (made && made->choice.lanes == lanes && made->choice.channels == channels && made->choice.cut == cut &&
+            made->choice.warps == 1)
+          choices.push_back(*made);
+      }
+    for (std::int16_t channels = 1; channels <= 2; channels *= 2)
+      for (std::int16_t warps = 4; warps <= 16; warps *= 2) {
+        const auto made = expect(problem, device, {.lanes = lanes, .channels = channels, .warps = warps});
+        if (made && made->choice.lanes == lanes && made->choice.channels == channels && made->choice.warps == warps)
           choices.push_back(*made);
       }
     for (std::int16_t segments = 1; segments <= 16 && problem.dstate % lanes == 0; segments *= 2)
@@ -116,6 +130,11 @@ std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& proble
   add(&PlanChoice::stages, choice.stages - 1);
   add(&PlanChoice::stages, choice.stages + 1);
   if (choice.segments > 0) return neighbours;
+  if (choice.warps > 1) {
+    add(&PlanChoice::min_blocks, choice.min_blocks - 1);
+    add(&PlanChoice::min_blocks, choice.min_blocks + 1);
+    return neighbours;
+  }
   add(&PlanChoice::min_blocks, choice.min_blocks - 4);
   add(&PlanChoice::min_blocks, choice.min_blocks + 4);
   return neighbours;

@@ -333,7 +333,7 @@ TEST(Plan, ReversesByStridesFromTheLastStepOn) {
     ForwardVariant same = forward.variant;
     same.reverse = seq_last;
     EXPECT_TRUE(same.u_vectored && same.y_vectored);
-    EXPECT_TRUE(same == reverse.variant) << reverse.variant.forward().name();
+    EXPECT_TRUE(same == reverse.variant) << reverse.variant.scan().name();
   }
 }
 
@@ -455,7 +455,7 @@ TEST(Plan, CarriesDoNotDependOnWhatOnlyOutputsNeed) {
   const ForwardVariant plain = plan_forward(p, device).variant, other = plan_forward(gated, device).variant;
   ASSERT_TRUE(plain.cut);
   EXPECT_EQ(plain.carry(), other.carry());
-  EXPECT_NE(plain.forward(), other.forward());
+  EXPECT_NE(plain.scan(), other.scan());
 }
 
 TEST(Plan, CountsTheWorkOfTheRoof) {

@@ -282,11 +282,11 @@ TEST(Resources, SmallAndLargeGpusHoldAWarpForEveryScheduler) {
     if (target.is_ptx) continue;
     for (const SelectiveScanProblem& p : problems) {
       test::PlanRow row{&gpu, p, ops::plan_forward(p, test::report_of(gpu)), {}};
-      row.info = compiled(*nvrtc.library, row.plan.variant.forward(), target);
-      SCOPED_TRACE(std::string(gpu.name) + ": " + row.plan.variant.forward().name());
+      row.info = compiled(*nvrtc.library, row.plan.variant.scan(), target);
+      SCOPED_TRACE(std::string(gpu.name) + ": " + row.plan.variant.scan().name());
       EXPECT_EQ(row.info.spill_store_bytes, 0);
       EXPECT_LE(row.info.shared_bytes, kMostSharedBytes);
-      EXPECT_GE(row.occupancy().warps(), fewest_warps_per_sm(gpu.capability, row.plan.variant.forward()))
+      EXPECT_GE(row.occupancy().warps(), fewest_warps_per_sm(gpu.capability, row.plan.variant.scan()))
           << "for want of " << row.occupancy().limit();
       EXPECT_GE(row.warps_per_scheduler(), fewest_warps_per_scheduler(p, gpu));
       resources().plans.push_back(std::move(row));
