@@ -171,9 +171,6 @@ __device__ __forceinline__ void barrier_arrive(int id) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(THREADS) : "memory");
 }
 
-// A barrier of the whole block, which its warps may reach at different places in the program.
-__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 1;" ::: "memory"); }
-
 }  // namespace mamba_scan::device
 
 #endif  // MAMBA_SCAN_EMULATOR

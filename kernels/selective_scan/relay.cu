@@ -184,12 +184,12 @@ __device__ __forceinline__ void scan_outputs(const Shared& shared, const float* 
 }
 
 // Waits for the state that the tile begins with, and hands on the one that it ends with. This is what all turns of a
-// row wait for, one after another, so it stands in a loop of a single round: a compiler moves nothing into a loop, and
-// otherwise did part of the local pass after the wait, and of the output pass before handing on.
-__device__ __forceinline__ void pass_on(RelayShared& block, int warp, int tile, int again, LaneId id,
-                                        const Effect& effect, States& begin) {
+// row wait for, one after another, so it stands in a loop of a single round: the compiler moves nothing into a loop,
+// and otherwise did half of the local pass after the wait, and of the output pass before handing on.
+__device__ __forceinline__ void pass_on(const SelectiveScanForwardParams& params, RelayShared& block, int warp,
+                                        int tile, LaneId id, const Effect& effect, States& begin) {
   const int next = (warp + 1) % kWarps;
-  const bool first = tile == 0, last = tile + 1 == block.warp[warp].piece.end;
+  const bool first = tile == 0, last = tile + 1 == params.tiles_per_row;
 #pragma unroll 1
   do {
     if (!first) barrier_wait<kOfTwoWarps>(warp);
@@ -203,21 +203,21 @@ __device__ __forceinline__ void pass_on(RelayShared& block, int warp, int tile, 
       write_handed(block.handed[next], id, end);
       barrier_arrive<kOfTwoWarps>(next);
     }
-  } while (again != 0);
+  } while (params.segment_tiles != 0);  // never: there are no segments
 }
 
 // A tile's steps, from the state that the tile before ends with to the one that the next begins with; outputs replace
 // u.
-__device__ __forceinline__ void take_turn(RelayShared& block, int warp, Stage& stage, int tile, int existing, int again,
-                                          LaneId id, States& state) {
+__device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& params, RelayShared& block, int warp,
+                                          Stage& stage, int tile, int existing, LaneId id, States& state) {
   const Shared& shared = block.warp[warp];
   Steps steps;
   Effect effect;
-  id = lane_id(opaque(id.lane));
+  id = lane_id(opaque(id.lane));  // here and below anew: there is no register for what is known about the lane
   scan_locally(shared, block.kept[warp], stage, existing, id, steps, effect);
 
-  pass_on(block, warp, tile, again, id, effect, state);
-  id = lane_id(opaque(id.lane));  // anew: what is known about the lane would take registers all the while
+  pass_on(params, block, warp, tile, id, effect, state);
+  id = lane_id(opaque(id.lane));
   Outputs y;
   scan_outputs(shared, block.kept[warp], stage, steps, id, state, y);
   if constexpr (MS_HAS_Z) apply_gate(stage.z, id.first_step, id, y);
@@ -227,9 +227,28 @@ __device__ __forceinline__ void take_turn(RelayShared& block, int warp, Stage& s
 
 // expand_projection() leaves the states that only pad lanes alone.
 __device__ __forceinline__ void clear_padding(Shared& shared, int lane) {
-  if (kPaddedStates == kDState) return;
-  for (int i = lane; i < kTile * kPaddedStates; i += 32) shared.B[i] = shared.C[i] = 0.0f;
+  if constexpr (kPaddedStates > kDState) {
+    for (int i = lane; i < kTile * kPaddedStates; i += 32) shared.B[i] = shared.C[i] = 0.0f;
+    __syncwarp();
+  }
+}
+
+// The warp's first tiles are on their way while it reads what it keeps, and the first one what it starts from.
+__device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForwardParams& params, RelayShared& block,
+                                                      int warp, LaneId id) {
+  Shared& shared = block.warp[warp];
+  if (id.lane == 0) shared.piece = {row_of(params, this_slot()), warp, params.tiles_per_row, 0};
   __syncwarp();
+  const TileCopies<true> copies(params, shared, id.lane);
+  clear_padding(shared, id.lane);
+  Lane self;
+  load_lane(params.problem, shared.piece.row, id, self);
+  keep_lane(block.kept[warp], id, self);
+  if (warp == 0) {
+    start_state(params.problem, shared, id, self);
+    write_handed(block.handed[0], id, self.state);
+  }
+  return copies;
 }
 
 }  // namespace
@@ -239,40 +258,29 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
   MS_DYNAMIC_SHARED(uint4, memory);
   RelayShared& block = *reinterpret_cast<RelayShared*>(memory);
   const SelectiveScanProblem& p = params.problem;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const LaneId id = lane_id(lane);
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  Shared& shared = block.warp[warp];
-  if (id.lane == 0) shared.piece = {row_of(params, this_slot()), warp, params.tiles_per_row, 0};
-  __syncwarp();
-  const Piece& piece = shared.piece;
-  TileCopies<true> copies(params, shared, id.lane);  // on their way while the rest is read
-  clear_padding(shared, id.lane);
-  Lane self;
-  load_lane(p, piece.row, id, self);
-  keep_lane(block.kept[warp], id, self);
-  if (warp == 0) {
-    start_state(p, shared, id, self);
-    write_handed(block.handed[0], id, self.state);
-  }
+  const int thread = static_cast<int>(threadIdx.x), first = thread / 32;
+  TileCopies<true> copies = enter_row(params, block, first, lane_id());
   // Where this lane stores its first chunk of the next whole tile.
-  char* y = const_cast<char*>(sequence_source(p.y, piece.row, warp, id.lane));
+  char* y = const_cast<char*>(sequence_source(p.y, block.warp[first].piece.row, first, thread % 32));
 #pragma unroll 1
-  for (int tile = warp; tile < piece.end; tile += kWarps) {
-    const LaneId id = lane_id(opaque(lane));
+  for (int tile = first; tile < params.tiles_per_row; tile += kWarps) {
+    const int warp = opaque(thread) / 32;
+    const LaneId id = lane_id(opaque(thread) % 32);
+    Shared& shared = block.warp[warp];
     Stage& stage = copies.take(params, shared, id.lane);
     expand_projection<MS_B_ORDER>(stage.B, shared.B, id.lane);
     expand_projection<MS_C_ORDER>(stage.C, shared.C, id.lane);
     __syncwarp();
     const bool whole = copies.is_whole(tile);
-    take_turn(block, warp, stage, tile, whole ? kTile : steps_of_tile(p, tile), params.segment_tiles, id, self.state);
+    Lane self;
+    take_turn(params, block, warp, stage, tile, whole ? kTile : steps_of_tile(p, tile), id, self.state);
     __syncwarp();
     if (MS_Y_VECTORED && whole) {
       store_chunks(stage.u, y, params.y_steps, id.lane);
     } else {
-      store_part(stage.u, p.y, piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
+      store_part(stage.u, p.y, shared.piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
     }
-    if (tile + 1 == piece.end) store_state(p, shared, id, self);
+    if (tile + 1 == params.tiles_per_row) store_state(p, shared, id, self);
   }
 }
 

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "ops/cost_model.h"
-#include "ops/team_plan.h"
 #include "platform/error.h"
 
 namespace mamba_scan::ops {
@@ -488,7 +487,7 @@ jit::Variant ForwardVariant::compose() const {
 
 ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::DeviceReport& device,
                          const PlanChoice* choice) {
-  if (choice != nullptr && (choice->segments > 0 || as_stored.chunk_invariant)) choice = nullptr;
+  if (choice != nullptr && as_stored.chunk_invariant) choice = nullptr;
   if (choice != nullptr && !can_be_compiled(*choice)) {
     const PlanChoice simple = without_details(*choice);
     return plan_forward(as_stored, device, &simple);

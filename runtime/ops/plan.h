@@ -104,14 +104,11 @@ struct PlanChoice {
   std::int16_t lanes = 0;
   std::int16_t channels = 1;
   bool cut = false;
-  // As in ForwardVariant, or, where there are segments, TeamVariant, whose depth is its stages. 0: as plan_forward()
-  // or plan_team_as() would have it.
+  // As in ForwardVariant. 0: as plan_forward() would have it.
   std::int16_t tile = 0;
   std::int16_t unroll = 0;
   std::int16_t stages = 0;
-  std::int16_t min_blocks = 0;  // not of the team kernel
-  std::int16_t segments = 0;    // 0: not the team kernel (ops/team_plan.h), for which alone this and helpers are meant
-  std::int16_t helpers = 0;
+  std::int16_t min_blocks = 0;
   std::int16_t warps = 1;  // more: relay.cu, which is never cut and has no unroll of its own
 
   auto operator<=>(const PlanChoice&) const = default;

@@ -16,7 +16,6 @@
 #include "ops/launch_split.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
-#include "ops/team_plan.h"
 #include "ops/tuning.h"
 
 namespace mamba_scan::ops {
@@ -72,33 +71,6 @@ KernelTable& kernel_table() {
   return *table;
 }
 
-// The same for the team kernel.
-class TeamKernelTable {
- public:
-  const jit::LoadedKernel& get(Runtime& runtime, const TeamVariant& variant, const DeviceContext& device) {
-    const Key key{device.report.ordinal, variant};
-    {
-      std::shared_lock lock(mutex_);
-      if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
-    }
-    const jit::LoadedKernel& kernel = runtime.kernels().get(variant.team(), device.report);
-    constexpr std::size_t kAllowedAnyway = 48 << 10;
-    if (variant.shared_bytes() > kAllowedAnyway) kernel.kernel.allow_dynamic_shared(variant.shared_bytes());
-    std::unique_lock lock(mutex_);
-    return *kernels_.emplace(key, &kernel).first->second;
-  }
-
- private:
-  using Key = std::pair<int, TeamVariant>;
-  std::shared_mutex mutex_;
-  std::map<Key, const jit::LoadedKernel*> kernels_;
-};
-
-TeamKernelTable& team_kernel_table() {
-  static TeamKernelTable* table = new TeamKernelTable;
-  return *table;
-}
-
 trace::KernelLaunch describe(const SelectiveScanProblem& p, const jit::LoadedKernel& kernel,
                              const driver::LaunchConfig& config, int device) {
   trace::KernelLaunch launch;
@@ -117,9 +89,8 @@ trace::KernelLaunch describe(const SelectiveScanProblem& p, const jit::LoadedKer
 }
 
 // work: what the launch stands for; nothing for the carries, which are our own overhead.
-template <class Params>
-void launch(Params params, const jit::LoadedKernel& kernel, const driver::LaunchConfig& config, Runtime& rt,
-            const DeviceContext& device, Work work) {
+void launch(SelectiveScanForwardParams params, const jit::LoadedKernel& kernel, const driver::LaunchConfig& config,
+            Runtime& rt, const DeviceContext& device, Work work) {
   const driver::Driver& driver = *device.driver;
   void* arguments[] = {&params};
 
@@ -150,13 +121,6 @@ void launch(Params params, const jit::LoadedKernel& kernel, const driver::Launch
 ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
   const std::optional<PlanChoice> tuned = device_tuning(device).find(problem);
   return plan_forward(problem, device.report, tuned ? &*tuned : nullptr);
-}
-
-// What was tuned stays with the kernel it was tuned for.
-std::optional<TeamPlan> team_plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
-  const std::optional<PlanChoice> tuned = device_tuning(device).find(problem);
-  if (!tuned || tuned->segments == 0) return std::nullopt;
-  return plan_team_as(problem, device.report, team_shape(*tuned, problem.dstate));
 }
 
 std::size_t scratch_bytes(const ForwardPlan& plan) {
@@ -190,16 +154,6 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
     if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), Work{});
     run_blocks(*kernels.scan, slots, forward_work(slice.params.problem));
   }
-}
-
-void run(const TeamPlan& plan, Runtime& rt, const DeviceContext& device, void* stream) {
-  const jit::LoadedKernel& kernel = team_kernel_table().get(rt, plan.variant, device);
-  driver::LaunchConfig config;
-  config.grid[0] = plan.blocks;
-  config.block[0] = plan.variant.block_threads();
-  config.dynamic_shared_bytes = static_cast<unsigned>(plan.variant.shared_bytes());
-  config.stream = static_cast<driver::CUstream>(stream);
-  launch(plan.params, kernel, config, rt, device, forward_work(plan.params.problem));
 }
 
 // In several launches. Their scratch memory is one allocation: the states handed on, then what each launch needs for
@@ -237,10 +191,6 @@ void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal
   const driver::ContextGuard guard(*device.driver, device.context);
   if (needs_split(problem, device.report)) {
     run_in_pieces(problem, rt, device, stream, scratch);
-    return;
-  }
-  if (const std::optional<TeamPlan> team = team_plan_for(problem, device)) {
-    run(*team, rt, device, stream);
     return;
   }
   ForwardPlan plan = plan_for(problem, device);

@@ -247,8 +247,8 @@ TEST(Resources, EveryPlanHasWarpsForTheSchedulers) {
       const double fewest = fewest_warps_per_scheduler(p, gpu);
       if (fewest == 0) continue;
       ++(fewest == kAll ? all : some);
-      const Index warps =
-          Index{ops::plan_forward(p, test::report_of(gpu)).params.slots} * ops::kForwardBlockThreads / 32;
+      const ops::ForwardPlan plan = ops::plan_forward(p, test::report_of(gpu));
+      const Index warps = Index{plan.params.slots} * plan.variant.warps;
       EXPECT_GE(static_cast<double>(warps), fewest * 4 * gpu.sm_count)
           << gpu.name << ": " << p.batch << " x " << p.seqlen << " x " << p.dim << " x " << p.dstate
           << (i % 2 == 1 ? ", sequence last" : "");

@@ -118,6 +118,4 @@ inline void barrier_arrive(int id, EMULATED_PLACE) {
   ::emulator::barrier(static_cast<unsigned>(id), THREADS, false, false, file, line);
 }
 
-inline void block_barrier(EMULATED_PLACE) { ::emulator::barrier(1, 0, true, false, file, line); }
-
 }  // namespace mamba_scan::device

@@ -28,8 +28,7 @@ mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& pro
   const auto plan = mamba_scan::ops::plan_forward(problem, device);
   if (plan.variant.warps == 1) return plan;
   for (const auto& expected : mamba_scan::ops::plan_choices(problem, device))
-    if (expected.choice.warps == 1 && expected.choice.segments == 0)
-      return mamba_scan::ops::plan_forward(problem, device, &expected.choice);
+    if (expected.choice.warps == 1) return mamba_scan::ops::plan_forward(problem, device, &expected.choice);
   throw std::runtime_error("there is no plan of " + scan.name + " with forward.cu");
 }
 
