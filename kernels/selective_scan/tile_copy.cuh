@@ -137,7 +137,8 @@ class TileCopies {
   };
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
-    if (OUTPUTS ? next_ < past_ : next_ > past_) {
+    const int past = kWarps > 1 ? params.tiles_per_row : past_;  // where it is known, it takes no register
+    if (OUTPUTS ? next_ < past : next_ > past) {
       Stage& stage = shared.stage[filled_];
       if (is_whole(next_)) {
         copy_whole(params, shared.piece.row, stage, lane);

@@ -233,7 +233,11 @@ __device__ __forceinline__ LaneId lane_id(int lane) {
   return id;
 }
 
-__device__ __forceinline__ LaneId lane_id() { return lane_id(static_cast<int>(threadIdx.x) % 32); }
+// Where a block is one warp, the remainder costs sm_70 a register that it does not have.
+__device__ __forceinline__ LaneId lane_id() {
+  const int thread = static_cast<int>(threadIdx.x);
+  return lane_id(kWarps > 1 ? thread % 32 : thread);
+}
 
 // Which state register s of a lane holds.
 __device__ __forceinline__ constexpr int state_of(int part, int s) {
