@@ -104,7 +104,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   };
   const auto add = [&](DType dtype, bool seq_last, Index dstate, Index batch, bool full, bool constant_b,
                        Kind kind = {}) {
-    add_plan(plan_forward(problem_of(dtype, seq_last, dstate, batch, 8192, full, constant_b, kind), device));
+    add_plan(plan_forward(problem_of(dtype, seq_last, dstate, batch, 65536, full, constant_b, kind), device));
   };
   constexpr Index kFew = 1, kMany = 64;  // sequences: cut in time, and whole
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
