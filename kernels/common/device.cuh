@@ -160,8 +160,16 @@ __device__ __forceinline__ void async_wait() {
 #endif
 }
 
-// A barrier of the whole block, which its warps may reach at different places in the program.
-__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 1;" ::: "memory"); }
+// Named barriers, 0 to 15, of THREADS threads, whole warps of the block: waits until all have come, or counts among
+// them and goes on. What any of them did to memory before is then done for those that waited.
+template <int THREADS>
+__device__ __forceinline__ void barrier_wait(int id) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(THREADS) : "memory");
+}
+template <int THREADS>
+__device__ __forceinline__ void barrier_arrive(int id) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(THREADS) : "memory");
+}
 
 }  // namespace mamba_scan::device
 

@@ -19,6 +19,8 @@
 // scheduler, 1.22 of the exponentials' 128.
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
+#else
+#include "selective_scan/lane.cuh"
 #endif
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
@@ -28,67 +30,6 @@ namespace mamba_scan {
 namespace {
 
 #if !MS_COMPLEX
-// What a lane keeps while it walks along a row.
-struct Lane {
-  float state[kChannels][kStates];
-  float rate[kChannels][kStates];
-  DeltaReader delta;
-#if MS_HAS_D
-  float D[kChannels];  // in one of the lanes that share a channel, zero in the others
-#endif
-#if MS_B_ORDER == 3
-  float B[kChannels][kStates];
-#endif
-#if MS_C_ORDER == 3
-  float C[kChannels][kStates];
-#endif
-};
-
-__device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const Row& row, LaneId id, Lane& self) {
-  load_decay_rates(p, row, id, self.rate);
-  self.delta.load(p, row, id);
-#if MS_HAS_D
-#pragma unroll
-  for (int r = 0; r < kChannels; ++r) {
-    const int c = channel_of(id, r);
-    self.D[r] = id.part == 0 && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
-  }
-#endif
-#if MS_B_ORDER == 3
-  load_constant_projection(p.B, row, id, self.B);
-#endif
-#if MS_C_ORDER == 3
-  load_constant_projection(p.C, row, id, self.C);
-#endif
-}
-
-__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
-                                            Lane& self) {
-#if MS_HAS_INITIAL
-  if (MS_INVARIANT && p.initial_state.data == nullptr) {
-    set_zero(self.state);
-    return;
-  }
-  const float* initial = row_states(p, p.initial_state, shared);
-  for_each_state(shared.piece.row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
-                 [&](int r, int s, Index index, bool exists) { self.state[r][s] = exists ? initial[index] : 0.0f; });
-#else
-  set_zero(self.state);
-#endif
-}
-
-__device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
-                                            const Lane& self) {
-#if MS_HAS_FINAL
-  if (MS_INVARIANT && p.final_state.data == nullptr) return;
-  float* final_state = row_states(p, p.final_state, shared);
-  for_each_state(shared.piece.row, id, p.final_state.dim_stride, p.final_state.state_stride,
-                 [&](int r, int s, Index index, bool exists) {
-                   if (exists) final_state[index] = self.state[r][s];
-                 });
-#endif
-}
-
 #if MS_INVARIANT
 // The state at the start of a segment, as compose.cu has left it.
 __device__ __forceinline__ void load_composed(const SelectiveScanForwardParams& params, LaneId id, Lane& self) {
@@ -268,10 +209,6 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
     if (stores) keep_outputs<PART>(stage.u, own, id, begin - own, end - own, out);
 #endif
   }
-}
-
-__device__ __forceinline__ int steps_of_tile(const SelectiveScanProblem& p, int tile) {
-  return static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - static_cast<Index>(tile) * kTile));
 }
 
 #if MS_PACKED

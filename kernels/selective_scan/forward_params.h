@@ -1,4 +1,5 @@
-// The argument of selective_scan/forward.cu, carry.cu and compose.cu: the problem and how it is cut into pieces.
+// The argument of selective_scan/forward.cu, relay.cu, carry.cu and compose.cu: the problem and how it is cut into
+// pieces.
 #pragma once
 
 #include "selective_scan/problem.h"
@@ -8,7 +9,7 @@ namespace mamba_scan {
 // How a lane walks along a tensor that is copied in chunks (tile_copy.cuh), in bytes.
 struct TileSteps {
   Index between;  // from one chunk of the lane to its next
-  Index advance;  // from a tile to the next
+  Index advance;  // from a tile to the warp's next
 };
 
 // Every (batch, group, channel block) is a row of `tiles_per_row` tiles of time. All rows laid end to end make
@@ -20,7 +21,8 @@ struct TileSteps {
 //   slot 0        slot 1        slot 2        slot 3
 //   |-------------|----:--------|---------:---|-----------------|
 //
-// A slot's last piece is the only one that can end in the middle of a row, so one carry per slot is enough.
+// A slot's last piece is the only one that can end in the middle of a row, so one carry per slot is enough. In relay.cu
+// a slot is a whole row, and a block.
 struct SelectiveScanForwardParams {
   SelectiveScanProblem problem;
   TileSteps u_steps, delta_steps, z_steps, y_steps, B_steps, C_steps;  // zero where no pointers are used

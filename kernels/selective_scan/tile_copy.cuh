@@ -160,8 +160,9 @@ __device__ __forceinline__ void store_whole(const Element* from, char*& to, cons
   }
 }
 
-// The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without. kStages
-// are in shared memory: the one being computed and those on their way.
+// The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without; of those
+// that kWarps warps take turns on, every kWarps-th, which is what TileSteps::advance leads to. kStages are in shared
+// memory: the one being computed and those on their way.
 template <bool OUTPUTS>
 class TileCopies {
  public:
@@ -210,14 +211,15 @@ class TileCopies {
   }
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
-    if (next_ != past_) {
+    const int past = kWarps > 1 ? params.tiles_per_row : past_;  // where it is known, it takes no register
+    if (OUTPUTS ? next_ < past : next_ > past) {
       Stage& stage = shared.stage[filled_];
       if (kAnyByPointer && is_whole(next_)) {
         copy_whole(params, shared.piece.row, stage, lane);
       } else {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
       }
-      next_ += OUTPUTS ? 1 : -1;
+      next_ += OUTPUTS ? kWarps : -kWarps;
     }
     async_commit();
     filled_ = filled_ + 1 == kStages ? 0 : filled_ + 1;

@@ -16,26 +16,31 @@ __device__ __forceinline__ bool stores_outputs(LaneId id) {
   return kLanesOfChannel <= kSteps || id.part < kChannels * kSteps;
 }
 
-__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Shift shift, Outputs& y) {
-  float gate[kOwned][kOwnedSteps];
+// The same channels and steps of a tile of u or z, which is moved as ACCESS says.
+template <int ACCESS>
+__device__ __forceinline__ void read_owned(const Element* tile, int first, LaneId id, Shift shift, Outputs& to) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
-    const auto steps = read_row<MS_Z_ACCESS, kOwnedSteps>(z + channel_of(id, id.first_owned + i) * kPitch<MS_Z_ACCESS>,
-                                                          place_of_steps<kOwnedSteps>(first), shift.even);
+    const auto steps = read_row<ACCESS, kOwnedSteps>(tile + channel_of(id, id.first_owned + i) * kPitch<ACCESS>,
+                                                     place_of_steps<kOwnedSteps>(first), shift.even);
 #pragma unroll
-    for (int t = 0; t < kOwnedSteps; ++t) gate[i][t] = to_float(steps.value[place_in_steps<kOwnedSteps>(t)]);
+    for (int t = 0; t < kOwnedSteps; ++t) to[i][t] = to_float(steps.value[place_in_steps<kOwnedSteps>(t)]);
   }
 #else
 #pragma unroll
   for (int t = 0; t < kOwnedSteps; ++t) {
-    const auto channels =
-        read_row<MS_Z_ACCESS, kOwned>(z + (first + t) * kPitch<MS_Z_ACCESS>, channel_of(id, id.first_owned),
-                                      shift.of_step(kOwnedSteps % 2 == 0 ? t : first + t));
+    const auto channels = read_row<ACCESS, kOwned>(tile + (first + t) * kPitch<ACCESS>, channel_of(id, id.first_owned),
+                                                   shift.of_step(kOwnedSteps % 2 == 0 ? t : first + t));
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) gate[i][t] = to_float(channels.value[i]);
+    for (int i = 0; i < kOwned; ++i) to[i][t] = to_float(channels.value[i]);
   }
 #endif
+}
+
+__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Shift shift, Outputs& y) {
+  Outputs gate;
+  read_owned<MS_Z_ACCESS>(z, first, id, shift, gate);
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
     if constexpr (kOwnedSteps == 1) {

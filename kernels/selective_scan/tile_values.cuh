@@ -209,7 +209,7 @@ struct DeltaReader {
 #endif
 
   __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, LaneId id) {
-    shift_ = shift_of<MS_DELTA_ACCESS>(p.delta, row, id);
+    align(p, row, id);
 #if MS_HAS_BIAS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
@@ -217,6 +217,11 @@ struct DeltaReader {
       bias[r] = c < row.channels ? p.delta_bias[row.first_channel + c] : 0.0f;
     }
 #endif
+  }
+
+  // To where rows begin.
+  __device__ __forceinline__ void align(const SelectiveScanProblem& p, const Row& row, LaneId id) {
+    shift_ = shift_of<MS_DELTA_ACCESS>(p.delta, row, id);
   }
 
   // The raw elements of steps first .. first + kSteps - 1.

@@ -2,8 +2,8 @@
 // which rows a warp works on, and what it has in shared memory. tile_rows.cuh and tile_copy.cuh bring tiles there,
 // tile_values.cuh reads them.
 //
-// A block is one warp: it waits only for its own copies, so there is no block barrier anywhere. A lane owns MS_CHANNELS
-// channels and MS_STATES states of each; MS_LANES lanes share them:
+// A block is one warp, or, in relay.cu, a few: a warp waits only for its own copies, so there is no block barrier
+// anywhere. A lane owns MS_CHANNELS channels and MS_STATES states of each; MS_LANES lanes share them:
 //
 //   lane      0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2)
 //   quad q     0  |  1  |  2  | ...
@@ -11,14 +11,15 @@
 // Channel r of a lane is q * MS_CHANNELS + r of the warp where channels are adjacent in memory, so that its elements of
 // a step are one vector, and r * quads + q where steps are adjacent, so that rows read together lie in different banks.
 //
-// State s of a lane is n = part * MS_STATES + s in forward.cu: a lane's states are adjacent. In carry.cu it is
-// n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar rate in all lanes
-// and can be dropped as a whole once they have decayed.
+// State s of a lane is n = part * MS_STATES + s in forward.cu and relay.cu: a lane's states are adjacent. In carry.cu
+// it is n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar rate in all
+// lanes and can be dropped as a whole once they have decayed.
 //
 // Constants (from runtime/ops/plan.cpp as -D options):
 //   MS_DTYPE             element.cuh
 //   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
+//   MS_WARPS             of a block: 1, but in relay.cu those that take turns on a row
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time
 //   MS_STAGES            tiles in shared memory: the one being computed and those on their way
@@ -55,6 +56,7 @@ constexpr int kChannels = MS_CHANNELS;
 constexpr int kTile = MS_TILE;
 constexpr int kSteps = MS_UNROLL;
 constexpr int kStages = MS_STAGES;
+constexpr int kWarps = MS_WARPS;
 #if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
 constexpr bool kInterleavedStates = true;
 #else
@@ -196,6 +198,10 @@ __device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& para
   return {row_of(params, row), begin - row_begin, end, row_begin + end};
 }
 
+__device__ __forceinline__ int steps_of_tile(const SelectiveScanProblem& p, int tile) {
+  return static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - static_cast<Index>(tile) * kTile));
+}
+
 #if MS_INVARIANT
 // A segment that is full, and hands on a state, wherever the row ends.
 __device__ __forceinline__ bool is_whole_segment(const SelectiveScanForwardParams& params, const Piece& piece) {
@@ -242,8 +248,7 @@ struct LaneId {
   int first_step;   // of these steps of a group, the first
 };
 
-__device__ __forceinline__ LaneId lane_id() {
-  const int lane = static_cast<int>(threadIdx.x);
+__device__ __forceinline__ LaneId lane_id(int lane) {
   LaneId id{lane, lane % kLanes, lane / kLanes, 0, 0};
   int channels = kChannels / 2, steps = kSteps / 2;
 #pragma unroll
@@ -258,6 +263,12 @@ __device__ __forceinline__ LaneId lane_id() {
     }
   }
   return id;
+}
+
+// Where a block is one warp, the remainder costs sm_70 a register that it does not have.
+__device__ __forceinline__ LaneId lane_id() {
+  const int thread = static_cast<int>(threadIdx.x);
+  return lane_id(kWarps > 1 ? thread % 32 : thread);
 }
 
 // Which state register s of a lane holds.

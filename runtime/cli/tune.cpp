@@ -12,8 +12,14 @@ namespace {
 
 std::string kind_of(const nlohmann::ordered_json& candidate) {
   const auto text = [&](const char* name) { return std::to_string(candidate.at(name).get<int>()); };
-  if (candidate.at("segments") != 0) return "team of " + text("helpers") + ", " + text("segments") + " segments";
-  return text("channels") + " channels, " + (candidate.at("cut").get<bool>() ? "cut in time" : "whole");
+  const std::string channels = text("channels") + " channels, ";
+  if (candidate.at("warps") != 1) return channels + "turns of " + text("warps") + " warps";
+  return channels + (candidate.at("cut").get<bool>() ? "cut in time" : "whole");
+}
+
+// Where warps take turns, a tile is unrolled whole.
+std::string unroll_of(const nlohmann::ordered_json& candidate) {
+  return candidate.at("warps") != 1 ? "" : ", unroll " + std::to_string(candidate.at("unroll").get<int>());
 }
 
 }  // namespace
@@ -29,8 +35,8 @@ int tune(const ops::TuneOptions& options, bool json) {
   int index = 0;
   for (const auto& candidate : report.at("candidates")) {
     std::cout << (index++ == report.at("chosen").get<int>() ? "* " : "  ") << std::setw(2) << candidate.at("lanes")
-              << " lanes, " << kind_of(candidate) << ", tile " << std::setw(2) << candidate.at("tile") << ", unroll "
-              << std::setw(2) << candidate.at("unroll") << ", " << candidate.at("stages") << " stages, " << std::setw(2)
+              << " lanes, " << kind_of(candidate) << ", tile " << std::setw(2) << candidate.at("tile")
+              << unroll_of(candidate) << ", " << candidate.at("stages") << " stages, " << std::setw(2)
               << candidate.at("min_blocks") << " blocks" << std::setw(12) << candidate.at("us").get<double>()
               << " us, expected " << candidate.at("expected_us").get<double>() << " us\n";
   }

@@ -26,6 +26,10 @@ double clocks_uncut(const ForwardVariant& variant, Index rows, int resident, Ind
 // The same cut into `slots` equal shares that run all at once, `warps` of a scheduler.
 double clocks_cut(const ForwardVariant& variant, Index rows, Index slots, int warps, Index seqlen);
 
+// `rows` rows by relay.cu, whose blocks have a row each and run `resident` at a time on each of `sms` multiprocessors.
+// Of this nothing has been measured yet: instructions are counted in the compiled kernel, and latencies guessed.
+double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
+
 // The same cut into `slots` segments of `steps` steps, of which `resident` of each scheduler run at a time.
 double clocks_in_segments(const ForwardVariant& variant, Index slots, int resident, Index steps, Index schedulers);
 

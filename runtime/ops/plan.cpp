@@ -6,7 +6,6 @@
 #include <string>
 
 #include "ops/cost_model.h"
-#include "ops/team_plan.h"
 #include "platform/error.h"
 
 namespace mamba_scan::ops {
@@ -14,6 +13,9 @@ namespace {
 
 constexpr int kMostComplexOfLane = 8;  // states of all of a lane's channels: more would not fit its registers
 constexpr std::size_t kMostStaticShared = 48 << 10;  // of a block, on every device
+constexpr int kMostRelayWarps = 16;                  // each has a named barrier
+constexpr int kRelayWarpsOfSm = 16;                  // leave a thread 128 registers
+constexpr int kUsualRelayElements = 32;              // steps * states * channels that a lane has in registers
 
 template <class Value>
 Value ceil_div(Value value, Value divisor) {
@@ -110,7 +112,9 @@ bool has_details(const PlanChoice& choice) {
   return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0 || choice.min_blocks > 0;
 }
 
-PlanChoice without_details(const PlanChoice& choice) { return {choice.lanes, choice.channels, choice.cut}; }
+PlanChoice without_details(const PlanChoice& choice) {
+  return {.lanes = choice.lanes, .channels = choice.channels, .cut = choice.cut, .warps = choice.warps};
+}
 
 // Can kernels have this tile, unroll, number of stages and of blocks?
 bool can_be_compiled(const PlanChoice& choice) {
@@ -121,11 +125,39 @@ bool can_be_compiled(const PlanChoice& choice) {
          choice.stages <= 8 && choice.min_blocks >= 0 && choice.min_blocks <= 32;
 }
 
+// The one wanted where it is among those considered, otherwise the fastest by the model.
+class Best {
+ public:
+  explicit Best(const PlanChoice* wanted) : wanted_(wanted) {}
+
+  void consider(const Candidate& c) {
+    const ForwardVariant& v = c.variant;
+    const PlanChoice simple{.lanes = v.lanes, .channels = v.channels, .cut = v.cut, .warps = v.warps};
+    const bool is_wanted = wanted_ != nullptr && without_details(*wanted_) == simple;
+    if (best_.slots == 0 || (is_wanted && !found_) || (is_wanted == found_ && c.clocks < best_.clocks)) best_ = c;
+    found_ = found_ || is_wanted;
+  }
+  // Details wanted of candidates with one warp to a block, or with more; 0 where nothing is.
+  PlanChoice details(bool relay) const {
+    return wanted_ != nullptr && (wanted_->warps > 1) == relay ? *wanted_ : PlanChoice{};
+  }
+  const Candidate& get() const { return best_; }
+
+ private:
+  const PlanChoice* wanted_;
+  Candidate best_;
+  bool found_ = false;
+};
+
+// Only then does it matter to a kernel in which direction steps run in memory.
+bool has_adjacent_steps(const ForwardVariant& v) {
+  return v.seq_contiguous || v.b_order == ProjectionOrder::kSteps || v.c_order == ProjectionOrder::kSteps;
+}
+
 // All ways to share a channel's states among lanes and channels among warps, whole or, where that is possible, cut in
-// time into as many shares as fill all schedulers alike; the one wanted where it is among them, otherwise the fastest
-// by the model.
-Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
-                 const PlanChoice* wanted = nullptr) {
+// time into as many shares as fill all schedulers alike.
+void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                      const ForwardVariant& base, Best& best) {
   const int dstate = static_cast<int>(problem.dstate);
   const int most_lanes = std::min(32, next_power_of_two(dstate));
   const Index channels_per_group = problem.dim / problem.ngroups;
@@ -134,14 +166,7 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
   // Invariant packed ones: see choose_invariant().
   const bool in_place = problem.initial_state.data != nullptr && problem.initial_state.data == problem.final_state.data;
   const bool may_cut = !base.is_complex && (base.chunk_invariant ? !base.packed : !in_place);
-  Candidate best;
-  bool found = false;
-  const auto consider = [&](const Candidate& c) {
-    const bool is_wanted =
-        wanted && without_details(*wanted) == PlanChoice{c.variant.lanes, c.variant.channels, c.variant.cut};
-    if (best.slots == 0 || (is_wanted && !found) || (is_wanted == found && c.clocks < best.clocks)) best = c;
-    found = found || is_wanted;
-  };
+  const PlanChoice wanted = best.details(false);
   for (int lanes = fewest_lanes(dstate); lanes <= most_lanes; lanes *= 2) {
     for (int channels : {1, 2}) {
       Candidate c;
@@ -154,10 +179,10 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
       if (channels > 1 && (is_shifted(v) || (v.chunk_invariant && element_size(v.dtype) == 2))) continue;
       if (v.is_complex && v.states * v.channels > kMostComplexOfLane) continue;
       v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
-      if (wanted && wanted->stages > 0) v.stages = wanted->stages;
+      if (wanted.stages > 0) v.stages = wanted.stages;
       v.unroll = unroll_for(v);
-      if (wanted && wanted->unroll > 0) v.unroll = std::min(wanted->unroll, v.tile);
-      const int most_blocks = wanted && wanted->min_blocks > 0 ? wanted->min_blocks : blocks_for_registers(v);
+      if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
+      const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v);
       v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
       const int blocks = blocks_per_sm(v, device);
       if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory
@@ -169,7 +194,7 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
       const int resident = std::max(1, blocks / 4);
       c.slots = c.rows;
       c.clocks = clocks_uncut(v, c.rows, resident, problem.seqlen, schedulers);
-      consider(c);
+      best.consider(c);
 
       // Of two channels the carries cost more than twice as much, unless a scheduler holds one warp anyway. Few states
       // are bound by memory, which carries read once more: not worth it when nearly every scheduler has a row.
@@ -180,19 +205,88 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
         c.slots = std::min<Index>(schedulers * warps, c.rows * tiles_per_row / 2);
         if (c.slots <= c.rows) break;
         c.clocks = clocks_cut(v, c.rows, c.slots, warps, problem.seqlen);
-        consider(c);
+        best.consider(c);
       }
     }
   }
-  if (best.slots == 0)
-    throw ArgumentError("batch * dim: got " + std::to_string(problem.batch) + " * " + std::to_string(problem.dim) +
-                        ", which needs more than 2^31 - 1 blocks; split the batch");
-  return best;
 }
 
-// Only then does it matter to a kernel in which direction steps run in memory.
-bool has_adjacent_steps(const ForwardVariant& v) {
-  return v.seq_contiguous || v.b_order == ProjectionOrder::kSteps || v.c_order == ProjectionOrder::kSteps;
+// ---- warps that take turns (relay.cu) ----
+
+bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
+  if (v.warps == 1) return v.shared_bytes() <= kMostStaticShared;
+  return v.dynamic_shared_bytes() <= std::max(kMostStaticShared, device.shared_per_block_optin);
+}
+
+// A turn's decays and inputs are in registers together, besides about fifty others.
+bool fits_registers(const ForwardVariant& v) {
+  const int needed = 2 * v.tile * v.states * v.channels + 50;
+  return needed * v.warps * v.min_blocks * 32 <= 65536;
+}
+
+int relay_blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
+  constexpr std::size_t kReservedPerBlock = 1024;
+  const std::size_t by_shared = device.shared_per_sm / (v.dynamic_shared_bytes() + kReservedPerBlock);
+  return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), block_slots(device)}));
+}
+
+bool is_served_by_relay(const SelectiveScanProblem& p) {
+  return !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant && !p.C.constant &&
+         p.seqlen > 0;
+}
+
+// A lane's share of the states, the tile that is usual for it, and what depends on these; false where the kernel cannot
+// have them.
+bool set_relay_shape(const SelectiveScanProblem& problem, const PlanChoice& wanted, ForwardVariant& v) {
+  v.states = static_cast<std::int16_t>(ceil_div<int>(v.dstate, v.lanes));
+  const int held = v.states * v.channels;
+  if (held > 8 || held != next_power_of_two(held) || v.lanes * v.states > 2 * v.dstate) return false;
+  v.tile = wanted.tile > 0 ? wanted.tile : static_cast<std::int16_t>(kUsualRelayElements / held);
+  v.unroll = v.tile;
+  v.stages = wanted.stages > 0 ? wanted.stages : std::int16_t{2};
+  v.min_blocks =
+      wanted.min_blocks > 0 ? wanted.min_blocks : static_cast<std::int16_t>(std::max(1, kRelayWarpsOfSm / v.warps));
+  if (v.seq_contiguous && v.tile * element_size(v.dtype) % 16 != 0) return false;  // steps are read in such vectors
+  set_accesses(problem, v);
+  if (v.channels > 1 && is_shifted(v)) return false;
+  set_projections(problem, v);
+  v.reverse = problem.reverse && has_adjacent_steps(v);
+  return fits_registers(v);
+}
+
+void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
+                    Best& best) {
+  const Index channels_per_group = problem.dim / problem.ngroups;
+  for (int lanes = 1; lanes <= std::min(32, next_power_of_two(base.dstate)); lanes *= 2)
+    for (int channels : {1, 2})
+      for (int warps = 4; warps <= kMostRelayWarps; warps *= 2) {
+        Candidate c;
+        c.variant = base;
+        ForwardVariant& v = c.variant;
+        v.lanes = static_cast<std::int16_t>(lanes);
+        v.channels = static_cast<std::int16_t>(channels);
+        v.warps = static_cast<std::int16_t>(warps);
+        if (!set_relay_shape(problem, best.details(true), v) || problem.seqlen <= v.tile) continue;
+        if (!fits_shared_memory(v, device)) continue;
+        c.rows = problem.batch * problem.ngroups * ceil_div<Index>(channels_per_group, v.warp_channels());
+        if (c.rows > std::numeric_limits<int>::max()) continue;
+        c.slots = c.rows;
+        c.clocks =
+            clocks_of_relay(v, c.rows, relay_blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1));
+        best.consider(c);
+      }
+}
+
+// The one wanted where it is possible, otherwise the fastest by the model. relay: that kernel may be used.
+Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
+                 bool relay, const PlanChoice* wanted) {
+  Best best(wanted);
+  consider_forward(problem, device, base, best);
+  if (relay && is_served_by_relay(problem)) consider_relay(problem, device, base, best);
+  if (best.get().slots == 0)
+    throw ArgumentError("batch * dim: got " + std::to_string(problem.batch) + " * " + std::to_string(problem.dim) +
+                        ", which needs more than 2^31 - 1 blocks; split the batch");
+  return best.get();
 }
 
 // ---- chunk_invariant ------------------------------------------------------------------------------------------------
@@ -207,7 +301,7 @@ Candidate choose_invariant(SelectiveScanProblem problem, const driver::DeviceRep
                            const ForwardVariant& base) {
   const double share = static_cast<double>(problem.seqlen) / kTypicalSteps;
   problem.seqlen = kTypicalSteps;
-  Candidate chosen = choose(problem, device, base);
+  Candidate chosen = choose(problem, device, base, false, nullptr);
   chosen.clocks *= share;
   return chosen;
 }
@@ -248,6 +342,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_LANES", v.lanes);
   define("MS_STATES", v.states);
   define("MS_CHANNELS", v.channels);
+  define("MS_WARPS", v.warps);
   define("MS_MIN_BLOCKS", v.min_blocks);
   define("MS_TILE", v.tile);
   define("MS_STAGES", v.stages);
@@ -350,13 +445,13 @@ TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Ac
 }
 
 TileSteps sequence_steps(const SequenceTensor& tensor, Access access, const ForwardVariant& v) {
-  const Index advance = v.tile * tensor.seq_stride;
+  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
   return v.seq_contiguous ? tile_steps(v.tile, tensor.dim_stride, advance, v.dtype, access)
                           : tile_steps(v.warp_channels(), tensor.seq_stride, advance, v.dtype, access);
 }
 
 TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
-  const Index advance = v.tile * tensor.seq_stride;
+  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
   if (order == ProjectionOrder::kStates)
     return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype, Access::kVectors);
   if (order == ProjectionOrder::kSteps)
@@ -400,8 +495,18 @@ std::size_t ForwardVariant::shared_bytes() const {
   return static_cast<std::size_t>(stages) * stage + piece + expanded(b_order) + expanded(c_order);
 }
 
-jit::Variant ForwardVariant::forward() const {
-  return make_variant(*this, "selective_scan/forward.cu", "selective_scan_forward");
+std::size_t ForwardVariant::dynamic_shared_bytes() const {
+  if (warps == 1) return 0;
+  const int owned = channels > lanes ? channels / lanes : 1;
+  const int of_lane = 2 * channels * states + (has_bias ? channels : 0) + (has_d ? owned : 0);
+  return static_cast<std::size_t>(warps) * (shared_bytes() + 32 * sizeof(float) * static_cast<std::size_t>(of_lane));
+}
+
+jit::Variant ForwardVariant::scan() const {
+  if (warps == 1) return make_variant(*this, "selective_scan/forward.cu", "selective_scan_forward");
+  jit::Variant relay = make_variant(*this, "selective_scan/relay.cu", "selective_scan_relay");
+  relay.defines.emplace_back("MS_SHARED_BYTES", std::to_string(dynamic_shared_bytes()));
+  return relay;
 }
 
 jit::Variant ForwardVariant::carry() const {
@@ -419,7 +524,7 @@ jit::Variant ForwardVariant::compose() const {
 
 ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::DeviceReport& device,
                          const PlanChoice* choice) {
-  if (choice != nullptr && (choice->segments > 0 || as_stored.chunk_invariant)) choice = nullptr;
+  if (choice != nullptr && as_stored.chunk_invariant) choice = nullptr;
   if (choice != nullptr && !can_be_compiled(*choice)) {
     const PlanChoice simple = without_details(*choice);
     return plan_forward(as_stored, device, &simple);
@@ -436,7 +541,7 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.is_complex = problem.is_complex;
   v.packed = problem.cu_seqlens != nullptr;
   if (slices > 1) v.slice = StateSlice::kLast;
-  v.tile = choice && choice->tile > 0 ? choice->tile : tile_for(problem, v, device);
+  v.tile = choice && choice->tile > 0 && choice->warps == 1 ? choice->tile : tile_for(problem, v, device);
   v.seq_contiguous = is_seq_contiguous(problem);
   set_projections(problem, v);
   // How a call's tensors are aligned must not matter to what an invariant one computes.
@@ -450,13 +555,13 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.has_final = problem.final_state.data != nullptr || v.chunk_invariant;
 
   const Candidate chosen =
-      v.chunk_invariant ? choose_invariant(problem, device, v) : choose(problem, device, v, choice);
+      v.chunk_invariant ? choose_invariant(problem, device, v) : choose(problem, device, v, slices == 1, choice);
   v = chosen.variant;
   set_projections(problem, v);
   set_accesses(problem, v);
   if (v.cut) v.carry_stages = carry_stages_for(v, chosen.slots, device);
   if (choice != nullptr && has_details(*choice) &&
-      (v.shared_bytes() > kMostStaticShared || (v.cut && carry_variant(v).shared_bytes() > kMostStaticShared))) {
+      (!fits_shared_memory(v, device) || (v.cut && carry_variant(v).shared_bytes() > kMostStaticShared))) {
     const PlanChoice simple = without_details(*choice);
     return plan_forward(as_stored, device, &simple);
   }

@@ -1,6 +1,6 @@
 // How one forward scan is run on a CUDA device: which specialisation of
-// kernels/selective_scan/{forward,carry,compose}.cu, and how its rows are dealt out to warps. Depends on the problem's
-// class and the device's size only, so it can be tested without a GPU.
+// kernels/selective_scan/{forward,relay,carry,compose}.cu, and how its rows are dealt out to warps. Depends on the
+// problem's class and the device's size only, so it can be tested without a GPU.
 #pragma once
 
 #include <compare>
@@ -28,6 +28,7 @@ struct ForwardVariant {
   std::int16_t lanes = 2;
   std::int16_t states = 8;
   std::int16_t channels = 4;
+  std::int16_t warps = 1;  // of a block: of relay.cu more than one
   std::int16_t min_blocks = 12;
   std::int16_t tile = 16;
   std::int16_t stages = 2;
@@ -58,9 +59,11 @@ struct ForwardVariant {
   auto operator<=>(const ForwardVariant&) const = default;
 
   int warp_channels() const { return 32 / lanes * channels; }
-  std::size_t shared_bytes() const;  // static, of forward.cu
+  unsigned block_threads() const { return 32 * static_cast<unsigned>(warps); }
+  std::size_t shared_bytes() const;          // of a warp: all that forward.cu has
+  std::size_t dynamic_shared_bytes() const;  // of a block of relay.cu; 0: all is static
 
-  jit::Variant forward() const;
+  jit::Variant scan() const;     // forward.cu, or relay.cu
   jit::Variant carry() const;    // only when cut
   jit::Variant compose() const;  // only when cut and chunk_invariant
 };
@@ -76,7 +79,7 @@ MAMBA_SCAN_API Index states_at_once(const SelectiveScanProblem& problem);  // ho
 
 struct ForwardPlan {
   ForwardVariant variant;  // of the largest slice, usually the only one
-  // params.slots blocks of kForwardBlockThreads. Pointers to scratch memory are null: the launch sets them.
+  // params.slots blocks of variant.block_threads(). Pointers to scratch memory are null: the launch sets them.
   // params.problem is the problem in the order of scanning: one with `reverse` begins at its last step and has negative
   // strides over steps.
   SelectiveScanForwardParams params;
@@ -95,7 +98,7 @@ struct SlicePlan {
 };
 MAMBA_SCAN_API SlicePlan slice_of(const ForwardPlan& plan, int slice);
 
-// Blocks of kForwardBlockThreads of compose.cu.
+// Blocks of compose.cu, which has kForwardBlockThreads, as carry.cu.
 MAMBA_SCAN_API unsigned compose_blocks(const SlicePlan& plan);
 
 // What a model of the device chooses, unless it has been measured (ops/tuning.h).
@@ -103,14 +106,12 @@ struct PlanChoice {
   std::int16_t lanes = 0;
   std::int16_t channels = 1;
   bool cut = false;
-  // As in ForwardVariant, or, where there are segments, TeamVariant, whose depth is its stages. 0: as plan_forward()
-  // or plan_team_as() would have it.
+  // As in ForwardVariant. 0: as plan_forward() would have it.
   std::int16_t tile = 0;
   std::int16_t unroll = 0;
   std::int16_t stages = 0;
-  std::int16_t min_blocks = 0;  // not of the team kernel
-  std::int16_t segments = 0;    // 0: not the team kernel (ops/team_plan.h), for which alone this and helpers are meant
-  std::int16_t helpers = 0;
+  std::int16_t min_blocks = 0;
+  std::int16_t warps = 1;  // more: relay.cu, which is never cut and has no unroll of its own
 
   auto operator<=>(const PlanChoice&) const = default;
 };

@@ -16,7 +16,6 @@
 #include "ops/launch_split.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
-#include "ops/team_plan.h"
 #include "ops/tuning.h"
 
 namespace mamba_scan::ops {
@@ -27,7 +26,7 @@ bool is_empty(const SelectiveScanProblem& problem) {
 }
 
 struct Kernels {
-  const jit::LoadedKernel* forward = nullptr;
+  const jit::LoadedKernel* scan = nullptr;     // forward.cu or relay.cu
   const jit::LoadedKernel* carry = nullptr;    // null unless the variant is cut
   const jit::LoadedKernel* compose = nullptr;  // null unless it is chunk_invariant as well
 };
@@ -49,7 +48,10 @@ class KernelTable {
         return &runtime.kernels().get(variant.carry(), device.report);
       });
     }
-    kernels.forward = &runtime.kernels().get(variant.forward(), device.report);
+    kernels.scan = &runtime.kernels().get(variant.scan(), device.report);
+    constexpr std::size_t kAllowedAnyway = 48 << 10;
+    if (variant.dynamic_shared_bytes() > kAllowedAnyway)
+      kernels.scan->kernel.allow_dynamic_shared(variant.dynamic_shared_bytes());
     if (variant.cut && variant.chunk_invariant)
       kernels.compose = &runtime.kernels().get(variant.compose(), device.report);
     if (variant.cut) kernels.carry = carry.get();
@@ -66,33 +68,6 @@ class KernelTable {
 // Lives as long as the runtime, whose kernels it points at; never destroyed, as the runtime is not.
 KernelTable& kernel_table() {
   static KernelTable* table = new KernelTable;
-  return *table;
-}
-
-// The same for the team kernel.
-class TeamKernelTable {
- public:
-  const jit::LoadedKernel& get(Runtime& runtime, const TeamVariant& variant, const DeviceContext& device) {
-    const Key key{device.report.ordinal, variant};
-    {
-      std::shared_lock lock(mutex_);
-      if (const auto found = kernels_.find(key); found != kernels_.end()) return *found->second;
-    }
-    const jit::LoadedKernel& kernel = runtime.kernels().get(variant.team(), device.report);
-    constexpr std::size_t kAllowedAnyway = 48 << 10;
-    if (variant.shared_bytes() > kAllowedAnyway) kernel.kernel.allow_dynamic_shared(variant.shared_bytes());
-    std::unique_lock lock(mutex_);
-    return *kernels_.emplace(key, &kernel).first->second;
-  }
-
- private:
-  using Key = std::pair<int, TeamVariant>;
-  std::shared_mutex mutex_;
-  std::map<Key, const jit::LoadedKernel*> kernels_;
-};
-
-TeamKernelTable& team_kernel_table() {
-  static TeamKernelTable* table = new TeamKernelTable;
   return *table;
 }
 
@@ -114,9 +89,8 @@ trace::KernelLaunch describe(const SelectiveScanProblem& p, const jit::LoadedKer
 }
 
 // work: what the launch stands for; nothing for the carries, which are our own overhead.
-template <class Params>
-void launch(Params params, const jit::LoadedKernel& kernel, const driver::LaunchConfig& config, Runtime& rt,
-            const DeviceContext& device, Work work) {
+void launch(SelectiveScanForwardParams params, const jit::LoadedKernel& kernel, const driver::LaunchConfig& config,
+            Runtime& rt, const DeviceContext& device, Work work) {
   const driver::Driver& driver = *device.driver;
   void* arguments[] = {&params};
 
@@ -149,14 +123,6 @@ ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& d
   return plan_forward(problem, device.report, tuned ? &*tuned : nullptr);
 }
 
-// What was tuned stays with the kernel it was tuned for.
-std::optional<TeamPlan> team_plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
-  const std::optional<PlanChoice> tuned = device_tuning(device).find(problem);
-  if (!tuned) return plan_team(problem, device.report);
-  if (tuned->segments == 0) return std::nullopt;
-  return plan_team_as(problem, device.report, team_shape(*tuned, problem.dstate));
-}
-
 std::size_t scratch_bytes(const ForwardPlan& plan) {
   return plan.carry_state_bytes + plan.carry_delta_bytes + plan.partial_sum_bytes;
 }
@@ -178,25 +144,16 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
     const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, Work work) {
       driver::LaunchConfig config;
       config.grid[0] = blocks;
-      config.block[0] = kForwardBlockThreads;
+      config.block[0] = slice.variant.block_threads();
+      config.dynamic_shared_bytes = static_cast<unsigned>(slice.variant.dynamic_shared_bytes());
       config.stream = static_cast<driver::CUstream>(stream);
       launch(slice.params, kernel, config, rt, device, work);
     };
     const auto slots = static_cast<unsigned>(slice.params.slots);
     if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, Work{});
     if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), Work{});
-    run_blocks(*kernels.forward, slots, forward_work(slice.params.problem));
+    run_blocks(*kernels.scan, slots, forward_work(slice.params.problem));
   }
-}
-
-void run(const TeamPlan& plan, Runtime& rt, const DeviceContext& device, void* stream) {
-  const jit::LoadedKernel& kernel = team_kernel_table().get(rt, plan.variant, device);
-  driver::LaunchConfig config;
-  config.grid[0] = plan.blocks;
-  config.block[0] = plan.variant.block_threads();
-  config.dynamic_shared_bytes = static_cast<unsigned>(plan.variant.shared_bytes());
-  config.stream = static_cast<driver::CUstream>(stream);
-  launch(plan.params, kernel, config, rt, device, forward_work(plan.params.problem));
 }
 
 // In several launches. Their scratch memory is one allocation: the states handed on, then what each launch needs for
@@ -234,10 +191,6 @@ void selective_scan_cuda(const SelectiveScanProblem& problem, int device_ordinal
   const driver::ContextGuard guard(*device.driver, device.context);
   if (needs_split(problem, device.report)) {
     run_in_pieces(problem, rt, device, stream, scratch);
-    return;
-  }
-  if (const std::optional<TeamPlan> team = team_plan_for(problem, device)) {
-    run(*team, rt, device, stream);
     return;
   }
   ForwardPlan plan = plan_for(problem, device);

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "ops/plan.h"
-#include "ops/team_plan.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -45,6 +44,8 @@ driver::DeviceReport typical_device(int capability) {
   device.max_blocks_per_sm = limits->blocks;
   device.max_threads_per_sm = limits->threads;
   device.shared_per_sm = static_cast<std::size_t>(limits->shared_kib) << 10;
+  const int of_block = capability < 70 ? 48 : capability < 80 ? limits->shared_kib : limits->shared_kib - 1;
+  device.shared_per_block_optin = static_cast<std::size_t>(of_block) << 10;
   return device;
 }
 
@@ -63,7 +64,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   const auto add_plan = [&](const ForwardPlan& plan) {
     for (int i = 0; i < plan.slices; ++i) {
       const ForwardVariant variant = slice_of(plan, i).variant;
-      add_once(variant.forward());
+      add_once(variant.scan());
       if (variant.cut) add_once(variant.carry());
       if (variant.cut && variant.chunk_invariant) add_once(variant.compose());
     }
@@ -71,11 +72,11 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   struct Kind {
     bool reverse = false, packed = false, chunk_invariant = false, is_complex = false;
   };
-  const auto add = [&](DType dtype, bool seq_last, Index dstate, Index batch, bool full, bool constant_b,
-                       Kind kind = {}) {
+  const auto problem_of = [&](DType dtype, bool seq_last, Index dstate, Index batch, Index seqlen, bool full,
+                              bool constant_b, Kind kind) {
     SelectiveScanProblem p{};
     p.batch = batch;
-    p.seqlen = 8192;
+    p.seqlen = seqlen;
     p.dim = 2048;
     p.dstate = dstate;
     p.ngroups = 1;
@@ -99,7 +100,11 @@ std::vector<jit::Variant> shipped_variants(int capability) {
       p.sequences = 2;
     }
     if (kind.is_complex) make_complex(p);
-    add_plan(plan_forward(p, device));
+    return p;
+  };
+  const auto add = [&](DType dtype, bool seq_last, Index dstate, Index batch, bool full, bool constant_b,
+                       Kind kind = {}) {
+    add_plan(plan_forward(problem_of(dtype, seq_last, dstate, batch, 65536, full, constant_b, kind), device));
   };
   constexpr Index kFew = 1, kMany = 64;  // sequences: cut in time, and whole
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
@@ -122,7 +127,24 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   add(DType::kBFloat16, false, 32, kMany, false, true, {.is_complex = true});
   add(DType::kFloat16, false, 512, kMany, true, false);
   add(DType::kFloat32, true, 512, kMany, true, false);
-  for (const TeamVariant& variant : shipped_team_variants(capability)) add_once(variant.team());
+  // Short sequences, whose warps take turns.
+  const auto add_short = [&](DType dtype, bool seq_last, Index dstate, PlanChoice shape, bool full, Kind kind = {}) {
+    const auto problem = problem_of(dtype, seq_last, dstate, kFew, 1024, full, false, kind);
+    add_plan(plan_forward(problem, device, &shape));
+  };
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+    for (bool seq_last : {false, true}) {
+      add_short(dtype, seq_last, 16, {.lanes = 4, .warps = 8}, true);
+      add_short(dtype, seq_last, 16, {.lanes = 8, .warps = 8}, false);
+    }
+  for (const PlanChoice& shape :
+       {PlanChoice{.lanes = 2, .warps = 16}, PlanChoice{.lanes = 4, .channels = 2, .warps = 8},
+        PlanChoice{.lanes = 8, .warps = 16}, PlanChoice{.lanes = 16, .warps = 8}})
+    add_short(DType::kFloat16, false, 16, shape, true);
+  add_short(DType::kFloat16, true, 16, {.lanes = 8, .warps = 8}, true, {.reverse = true});
+  for (Index dstate : {1, 4, 8, 32, 64})
+    add_short(DType::kFloat16, false, dstate,
+              {.lanes = static_cast<std::int16_t>(dstate < 4 ? 1 : dstate / 4), .warps = 8}, true);
   return out;
 }
 

@@ -232,15 +232,11 @@ void append(std::vector<Candidate>& candidates, const std::vector<ExpectedChoice
 
 std::vector<jit::Variant> variants_of(const PlanChoice& choice, const SelectiveScanProblem& problem,
                                       const driver::DeviceReport& device) {
-  if (choice.segments > 0) {
-    const auto team = plan_team_as(problem, device, team_shape(choice, problem.dstate));
-    return team ? std::vector{team->variant.team()} : std::vector<jit::Variant>{};
-  }
   std::vector<jit::Variant> variants;
   const ForwardPlan plan = plan_forward(problem, device, &choice);
   for (int i = 0; i < plan.slices; ++i) {
     const ForwardVariant variant = slice_of(plan, i).variant;
-    variants.push_back(variant.forward());
+    variants.push_back(variant.scan());
     if (variant.cut) variants.push_back(variant.carry());
   }
   return variants;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <nlohmann/json.hpp>
@@ -27,7 +26,7 @@ std::string hex(std::uint64_t value) {
 
 bool is_possible(const PlanChoice& choice) {
   return choice.lanes >= 1 && choice.lanes <= 32 && std::has_single_bit(static_cast<unsigned>(choice.lanes)) &&
-         choice.channels >= 1 && choice.channels <= 32;
+         choice.channels >= 1 && choice.channels <= 32 && choice.warps >= 1 && choice.warps <= 32;
 }
 
 }  // namespace
@@ -49,49 +48,42 @@ std::uint64_t problem_class(const SelectiveScanProblem& p) {
 
 PlanChoice choice_of(const ForwardPlan& plan) {
   const ForwardVariant& v = plan.variant;
-  return {v.lanes, v.channels, v.cut, v.tile, v.unroll, v.stages, v.min_blocks};
-}
-
-PlanChoice choice_of(const TeamPlan& plan) {
-  const TeamVariant& v = plan.variant;
-  return {v.lanes, 1, v.segments > 1, v.tile, v.unroll, v.depth, 0, v.segments, v.helpers};
-}
-
-TeamShape team_shape(const PlanChoice& choice, Index dstate) {
-  return {static_cast<int>(dstate / choice.lanes), choice.segments, choice.tile, choice.stages, choice.helpers};
+  return {.lanes = v.lanes,
+          .channels = v.channels,
+          .cut = v.cut,
+          .tile = v.tile,
+          .unroll = v.warps > 1 ? std::int16_t{0} : v.unroll,
+          .stages = v.stages,
+          .min_blocks = v.min_blocks,
+          .warps = v.warps};
 }
 
 namespace {
 
-// Nothing where it is not possible.
-std::optional<ExpectedChoice> expect(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                                     const PlanChoice& choice) {
-  if (choice.segments == 0) {
-    const ForwardPlan plan = plan_forward(problem, device, &choice);
-    return ExpectedChoice{choice_of(plan), plan.clocks};
-  }
-  const std::optional<TeamPlan> plan = plan_team_as(problem, device, team_shape(choice, problem.dstate));
-  if (!plan) return std::nullopt;
-  const double rounds = std::ceil(plan->blocks / static_cast<double>(std::max(device.sm_count, 1)));
-  return ExpectedChoice{choice_of(*plan), plan->clocks * rounds};
+ExpectedChoice expect(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                      const PlanChoice& choice) {
+  const ForwardPlan plan = plan_forward(problem, device, &choice);
+  return {choice_of(plan), plan.clocks};
 }
 
 }  // namespace
 
 std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
   std::vector<ExpectedChoice> choices;
-  for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2) {
-    for (std::int16_t channels = 1; channels <= 8; channels *= 2)
-      for (const bool cut : {false, true}) {
-        const auto made = expect(problem, device, {lanes, channels, cut});
-        if (made && made->choice.lanes == lanes && made->choice.channels == channels && made->choice.cut == cut)
-          choices.push_back(*made);
-      }
-    for (std::int16_t segments = 1; segments <= 16 && problem.dstate % lanes == 0; segments *= 2)
-      if (const auto made = expect(problem, device, {.lanes = lanes, .segments = segments})) choices.push_back(*made);
-  }
-  const std::optional<TeamPlan> team = plan_team(problem, device);
-  const PlanChoice own = team ? choice_of(*team) : choice_of(plan_forward(problem, device));
+  const auto add = [&](const PlanChoice& wanted) {
+    const ExpectedChoice made = expect(problem, device, wanted);
+    const PlanChoice simple{.lanes = made.choice.lanes,
+                            .channels = made.choice.channels,
+                            .cut = made.choice.cut,
+                            .warps = made.choice.warps};
+    if (simple == wanted) choices.push_back(made);
+  };
+  for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
+    for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
+      for (const bool cut : {false, true}) add({.lanes = lanes, .channels = channels, .cut = cut});
+      for (const std::int16_t warps : {4, 8, 16}) add({.lanes = lanes, .channels = channels, .warps = warps});
+    }
+  const PlanChoice own = choice_of(plan_forward(problem, device));
   std::sort(choices.begin(), choices.end(), [&](const ExpectedChoice& a, const ExpectedChoice& b) {
     if ((a.choice == own) != (b.choice == own)) return a.choice == own;
     return a.clocks < b.clocks;
@@ -102,22 +94,32 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
 std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                                               const PlanChoice& choice) {
   std::vector<ExpectedChoice> neighbours;
+  const auto add_changed = [&](const PlanChoice& changed) {
+    const ExpectedChoice made = expect(problem, device, changed);
+    if (made.choice == changed) neighbours.push_back(made);
+  };
   const auto add = [&](std::int16_t PlanChoice::* detail, int value) {
     PlanChoice changed = choice;
     changed.*detail = static_cast<std::int16_t>(value);
-    const auto made = expect(problem, device, changed);
-    if (made && made->choice == changed) neighbours.push_back(*made);
+    add_changed(changed);
   };
-  for (const auto detail : {&PlanChoice::tile, &PlanChoice::unroll, &PlanChoice::helpers}) {
+  for (const auto detail : {&PlanChoice::tile, &PlanChoice::unroll}) {
     if (choice.*detail == 0) continue;
     add(detail, choice.*detail / 2);
     add(detail, choice.*detail * 2);
   }
   add(&PlanChoice::stages, choice.stages - 1);
   add(&PlanChoice::stages, choice.stages + 1);
-  if (choice.segments > 0) return neighbours;
-  add(&PlanChoice::min_blocks, choice.min_blocks - 4);
-  add(&PlanChoice::min_blocks, choice.min_blocks + 4);
+  const int blocks = choice.warps > 1 ? 1 : 4;
+  add(&PlanChoice::min_blocks, choice.min_blocks - blocks);
+  add(&PlanChoice::min_blocks, choice.min_blocks + blocks);
+  if (choice.warps > 1) {
+    PlanChoice fewer = choice, more = choice;
+    fewer.warps /= 2, fewer.min_blocks *= 2;
+    more.warps *= 2, more.min_blocks /= 2;
+    if (fewer.warps > 1) add_changed(fewer);
+    if (more.min_blocks > 0) add_changed(more);
+  }
   return neighbours;
 }
 

@@ -15,7 +15,6 @@
 #include "jit/disk_cache.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
-#include "ops/team_plan.h"
 #include "platform/export.h"
 
 namespace mamba_scan::ops {
@@ -26,10 +25,6 @@ MAMBA_SCAN_API std::uint64_t problem_class(const SelectiveScanProblem& problem);
 
 // What a plan has chosen, every detail of it.
 MAMBA_SCAN_API PlanChoice choice_of(const ForwardPlan& plan);
-MAMBA_SCAN_API PlanChoice choice_of(const TeamPlan& plan);
-
-// The team kernel's shape that a choice with segments stands for.
-MAMBA_SCAN_API TeamShape team_shape(const PlanChoice& choice, Index dstate);
 
 struct ExpectedChoice {
   PlanChoice choice;
@@ -41,7 +36,8 @@ struct ExpectedChoice {
 MAMBA_SCAN_API std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem,
                                                         const driver::DeviceReport& device);
 
-// The possible ones that differ from a choice in one detail, by a factor of two, one stage or four blocks.
+// The possible ones that differ from a choice in one detail: by a factor of two, one stage, four blocks or, where warps
+// take turns, one block. As many warps take turns on more rows, or more of them on fewer.
 MAMBA_SCAN_API std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& problem,
                                                              const driver::DeviceReport& device,
                                                              const PlanChoice& choice);

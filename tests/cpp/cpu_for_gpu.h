@@ -7,7 +7,6 @@
 #include "cpu/selective_scan.h"
 #include "cpu/subproblem.h"
 #include "selective_scan/forward_params.h"
-#include "selective_scan/team_params.h"
 
 namespace mamba_scan::test {
 
@@ -28,14 +27,8 @@ inline SelectiveScanProblem with_slices_before(const SelectiveScanForwardParams&
 
 // The whole scan that a launch stands for, as the caller laid it out; none for the kernels that only prepare one.
 inline std::optional<SelectiveScanProblem> launched_scan(const std::string& entry, void** arguments) {
-  SelectiveScanProblem problem;
-  if (entry == "selective_scan_forward") {
-    problem = with_slices_before(*static_cast<const SelectiveScanForwardParams*>(arguments[0]));
-  } else if (entry == "selective_scan_team") {
-    problem = static_cast<const SelectiveScanTeamParams*>(arguments[0])->problem;
-  } else {
-    return std::nullopt;
-  }
+  if (entry != "selective_scan_forward" && entry != "selective_scan_relay") return std::nullopt;
+  auto problem = with_slices_before(*static_cast<const SelectiveScanForwardParams*>(arguments[0]));
   if (problem.reverse) {  // plan() has turned it round already, which the CPU backend would do again
     problem = cpu::turned_around(problem);
     problem.reverse = true;

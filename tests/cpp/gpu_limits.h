@@ -104,6 +104,8 @@ inline driver::DeviceReport report_of(const GpuModel& model) {
   device.registers_per_sm = limits.registers;
   device.shared_per_block = 48 << 10;
   device.shared_per_sm = static_cast<std::size_t>(limits.shared);
+  const auto of_block = limits.capability < 70 ? std::int64_t{48} << 10 : limits.shared - limits.reserved;
+  device.shared_per_block_optin = static_cast<std::size_t>(of_block);
   device.clock_khz = static_cast<int>(model.ghz * 1e6);
   return device;
 }

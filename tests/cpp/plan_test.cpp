@@ -346,7 +346,7 @@ TEST(Plan, ReversesByStridesFromTheLastStepOn) {
     same.reverse = seq_last;
     EXPECT_EQ(same.u_access, Access::kVectors);
     EXPECT_EQ(same.y_access, Access::kVectors);
-    EXPECT_TRUE(same == reverse.variant) << reverse.variant.forward().name();
+    EXPECT_TRUE(same == reverse.variant) << reverse.variant.scan().name();
   }
 }
 
@@ -472,7 +472,7 @@ TEST(Plan, CarriesDoNotDependOnWhatOnlyOutputsNeed) {
   const ForwardVariant plain = plan_forward(p, device).variant, other = plan_forward(gated, device).variant;
   ASSERT_TRUE(plain.cut);
   EXPECT_EQ(plain.carry(), other.carry());
-  EXPECT_NE(plain.forward(), other.forward());
+  EXPECT_NE(plain.scan(), other.scan());
 }
 
 TEST(Plan, CountsTheWorkOfTheRoof) {

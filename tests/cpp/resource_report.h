@@ -28,12 +28,13 @@ struct PlanRow {
   jit::BinaryInfo info;
 
   Occupancy occupancy() const {
-    return occupancy_of(info.registers, info.shared_bytes, static_cast<int>(ops::kForwardBlockThreads),
-                        *sm_limits_of(gpu->capability));
+    const ops::ForwardVariant& v = plan.variant;
+    const auto shared = info.shared_bytes + static_cast<std::int64_t>(v.dynamic_shared_bytes());
+    return occupancy_of(info.registers, shared, static_cast<int>(v.block_threads()), *sm_limits_of(gpu->capability));
   }
   // Of the launch that has most, on all schedulers of the GPU.
   double warps_per_scheduler() const {
-    const double warps = static_cast<double>(plan.params.slots) * (ops::kForwardBlockThreads / 32);
+    const double warps = static_cast<double>(plan.params.slots) * plan.variant.warps;
     const double resident = static_cast<double>(occupancy().warps()) * gpu->sm_count;
     return std::min(warps, resident) / (4.0 * gpu->sm_count);
   }
@@ -52,15 +53,12 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
   return "";
 }
 
-// Threads of a block, and its shared memory: the team kernel's is dynamic.
-inline int block_threads_of(const jit::Variant& variant) {
-  if (variant.entry != "selective_scan_team") return static_cast<int>(ops::kForwardBlockThreads);
-  return 32 * (std::stoi(define_of(variant, "MS_WARPS")) + std::stoi(define_of(variant, "MS_HELPERS")));
-}
+// Threads of a block, and its shared memory: that of the relay kernel is dynamic.
+inline int block_threads_of(const jit::Variant& variant) { return 32 * std::stoi(define_of(variant, "MS_WARPS")); }
 
 inline std::int64_t shared_bytes_of(const jit::Variant& variant, const jit::BinaryInfo& info) {
-  if (variant.entry != "selective_scan_team") return info.shared_bytes;
-  return info.shared_bytes + std::stoi(define_of(variant, "MS_SHARED_BYTES"));
+  const std::string dynamic = define_of(variant, "MS_SHARED_BYTES");
+  return info.shared_bytes + (dynamic.empty() ? 0 : std::stoi(dynamic));
 }
 
 // The switches that are on, without MS_ and the _VECTORED ones that aligned tensors have anyway.
@@ -68,7 +66,8 @@ inline std::string switches_of(const jit::Variant& variant) {
   std::string out;
   for (const auto& [key, value] : variant.defines) {
     const bool sized = key == "MS_DTYPE" || key == "MS_DSTATE" || key == "MS_LANES" || key == "MS_STATES" ||
-                       key == "MS_CHANNELS" || key == "MS_TILE" || key == "MS_UNROLL" || key == "MS_MIN_BLOCKS";
+                       key == "MS_CHANNELS" || key == "MS_TILE" || key == "MS_UNROLL" || key == "MS_MIN_BLOCKS" ||
+                       key == "MS_SHARED_BYTES" || (key == "MS_WARPS" && value == "1");
     if (sized || value == "0" || key.ends_with("_VECTORED")) continue;
     out += (out.empty() ? "" : " ") + key.substr(3) + (value == "1" ? "" : "=" + value);
   }
@@ -90,7 +89,7 @@ inline void write_kernels(std::ostream& out, const std::vector<KernelRow>& rows)
   out << "# What the kernels take\n\n"
          "From the compiler's own figures and the limits of each architecture. Blocks are of "
       << ops::kForwardBlockThreads
-      << " threads, those of selective_scan_team of more; \"bound by\" says what keeps a further one off the SM.\n\n"
+      << " threads, those of selective_scan_relay of more; \"bound by\" says what keeps a further one off the SM.\n\n"
          "| arch | kernel | dtype | N | lanes x states x channels | tile | registers | spilled bytes | shared bytes | "
          "blocks/SM | warps/SM | bound by | switches |\n"
          "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
@@ -120,7 +119,7 @@ inline void write_plans(std::ostream& out, const std::vector<PlanRow>& rows) {
   for (const PlanRow& row : rows) {
     const SelectiveScanProblem& p = row.problem;
     out << "| " << row.gpu->name << " | " << p.batch << ", " << p.seqlen << ", " << p.dim << ", " << p.dstate << " | "
-        << static_cast<Index>(row.plan.params.slots) * (ops::kForwardBlockThreads / 32) << " | "
+        << static_cast<Index>(row.plan.params.slots) * row.plan.variant.warps << " | "
         << cell(row.warps_per_scheduler(), 2) << " | " << row.info.registers << " | " << row.occupancy().blocks()
         << " | " << (row.exp_us() >= row.memory_us() ? "exponentials" : "memory") << " | " << cell(row.roof_us(), 1)
         << " | " << cell(row.expected_us(), 1) << " | " << cell(row.expected_us() / row.roof_us(), 2) << " |\n";

@@ -122,6 +122,12 @@ TEST_F(TuningTest, ANoteOfAnotherVersionOrOfNonsenseIsIgnoredAndSaysSo) {
   changed["choices"][0]["lanes"] = 3;
   expect_ignored(changed, "cannot be");
   changed = good;
+  changed["choices"][0]["warps"] = 0;
+  expect_ignored(changed, "cannot be");
+  changed = good;
+  changed["choices"][0].erase("warps");  // a version that did not know these
+  expect_ignored(changed, "warps");
+  changed = good;
   changed["choices"][0].erase("cut");
   expect_ignored(changed, "cut");
   changed = good;
@@ -131,21 +137,16 @@ TEST_F(TuningTest, ANoteOfAnotherVersionOrOfNonsenseIsIgnoredAndSaysSo) {
 
 // A choice is one that a plan makes of it.
 void expect_made(const SelectiveScanProblem& p, const PlanChoice& choice) {
-  if (choice.segments == 0) {
-    const ForwardPlan plan = plan_forward(p, some_device(), &choice);
-    EXPECT_EQ(choice, choice_of(plan));
-    EXPECT_LE(plan.variant.shared_bytes(), std::size_t{48} << 10);
-  } else {
-    const auto plan = plan_team_as(p, some_device(), team_shape(choice, p.dstate));
-    ASSERT_TRUE(plan);
-    EXPECT_EQ(choice, choice_of(*plan));
-  }
+  const ForwardPlan plan = plan_forward(p, some_device(), &choice);
+  EXPECT_EQ(choice, choice_of(plan));
+  EXPECT_LE(plan.variant.shared_bytes(), std::size_t{48} << 10);
+  EXPECT_LE(plan.variant.dynamic_shared_bytes(), some_device().shared_per_block_optin);
 }
 
 int differences(const PlanChoice& a, const PlanChoice& b) {
   return (a.lanes != b.lanes) + (a.channels != b.channels) + (a.cut != b.cut) + (a.tile != b.tile) +
-         (a.unroll != b.unroll) + (a.stages != b.stages) + (a.min_blocks != b.min_blocks) + (a.segments != b.segments) +
-         (a.helpers != b.helpers);
+         (a.unroll != b.unroll) + (a.stages != b.stages) + (a.warps != b.warps) +
+         (a.warps * a.min_blocks != b.warps * b.min_blocks);  // half the blocks of twice the warps are as many
 }
 
 TEST(PlanChoices, BeginWithThePlansOwnAndAreAllPossible) {
@@ -158,16 +159,16 @@ TEST(PlanChoices, BeginWithThePlansOwnAndAreAllPossible) {
   }
 }
 
-TEST(PlanChoices, IncludeTheTeamKernelsShapes) {
+TEST(PlanChoices, IncludeTheRelayKernelsShapes) {
   const SelectiveScanProblem p = problem_of(1, 1024, 256);
   const std::vector<ExpectedChoice> choices = plan_choices(p, some_device());
-  EXPECT_EQ(choices.front().choice, choice_of(*plan_team(p, some_device())));
+  EXPECT_GT(choices.front().choice.warps, 1);
   std::set<std::pair<int, int>> shapes;
   for (const ExpectedChoice& expected : choices) {
     expect_made(p, expected.choice);
-    shapes.emplace(expected.choice.lanes, expected.choice.segments);
+    shapes.emplace(expected.choice.lanes, expected.choice.warps);
   }
-  for (const int segments : {0, 1, 4, 16}) EXPECT_TRUE(shapes.count({16, segments})) << segments << " segments";
+  for (const int warps : {1, 4, 8, 16}) EXPECT_TRUE(shapes.count({4, warps})) << warps << " warps";
 }
 
 // Details are no more than the kernels can be compiled with, and shared memory can hold.
@@ -221,11 +222,11 @@ std::map<int, int> launches;                        // by number of slots
 
 void take_time(const char* entry, void** arguments) {
   bool fast = false;
-  if (std::string(entry) == "selective_scan_forward") {
+  if (const std::string name = entry; name == "selective_scan_forward" || name == "selective_scan_relay") {
     const auto& params = *static_cast<const SelectiveScanForwardParams*>(arguments[0]);
     fast = params.slots == wanted_slots && (wanted_tiles == 0 || params.tiles_per_row == wanted_tiles);
     ++launches[params.slots];
-  } else if (std::string(entry) != "selective_scan_team") {
+  } else {
     return;
   }
   const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(fast ? 20 : 400);
@@ -273,9 +274,8 @@ TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
   const std::vector<ExpectedChoice> choices = plan_choices(p, device);
   ASSERT_GE(choices.size(), 6u);
   const int usual_slots = slots_of(choices[0].choice);
-  const auto other = std::find_if(choices.begin(), choices.begin() + 6, [&](const auto& c) {
-    return c.choice.segments == 0 && slots_of(c.choice) != usual_slots;
-  });
+  const auto other = std::find_if(choices.begin(), choices.begin() + 6,
+                                  [&](const auto& c) { return slots_of(c.choice) != usual_slots; });
   ASSERT_NE(other, choices.begin() + 6);
   wanted_slots = slots_of(other->choice);
 
@@ -314,7 +314,7 @@ TEST_F(Tune, KeepsAChoiceForTheScanWithTheSameOptions) {
   p.reverse = true;
   const driver::DeviceReport device = runtime().device(0).report;
   for (const ExpectedChoice& expected : plan_choices(p, device))
-    if (expected.choice.segments == 0) wanted_slots = plan_forward(p, device, &expected.choice).params.slots;
+    wanted_slots = plan_forward(p, device, &expected.choice).params.slots;
   wanted_tiles = 0;
   TuneOptions options;
   options.seqlen = 3000;
@@ -334,8 +334,8 @@ TEST_F(Tune, KeepsAChoiceForTheScanWithTheSameOptions) {
 TEST_F(Tune, ThoroughlyFindsAFasterDetail) {
   if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
   TuneOptions options;
-  options.batch = 64;
-  options.seqlen = 1000;
+  options.batch = 1024;
+  options.seqlen = 100;
   options.dim = 96;
   options.seconds = 0.01;
   options.candidates = 1;

@@ -247,8 +247,8 @@ TEST(Resources, EveryPlanHasWarpsForTheSchedulers) {
       const double fewest = fewest_warps_per_scheduler(p, gpu);
       if (fewest == 0) continue;
       ++(fewest == kAll ? all : some);
-      const Index warps =
-          Index{ops::plan_forward(p, test::report_of(gpu)).params.slots} * ops::kForwardBlockThreads / 32;
+      const ops::ForwardPlan plan = ops::plan_forward(p, test::report_of(gpu));
+      const Index warps = Index{plan.params.slots} * plan.variant.warps;
       EXPECT_GE(static_cast<double>(warps), fewest * 4 * gpu.sm_count)
           << gpu.name << ": " << p.batch << " x " << p.seqlen << " x " << p.dim << " x " << p.dstate
           << (i % 2 == 1 ? ", sequence last" : "");
@@ -282,11 +282,11 @@ TEST(Resources, SmallAndLargeGpusHoldAWarpForEveryScheduler) {
     if (target.is_ptx) continue;
     for (const SelectiveScanProblem& p : problems) {
       test::PlanRow row{&gpu, p, ops::plan_forward(p, test::report_of(gpu)), {}};
-      row.info = compiled(*nvrtc.library, row.plan.variant.forward(), target);
-      SCOPED_TRACE(std::string(gpu.name) + ": " + row.plan.variant.forward().name());
+      row.info = compiled(*nvrtc.library, row.plan.variant.scan(), target);
+      SCOPED_TRACE(std::string(gpu.name) + ": " + row.plan.variant.scan().name());
       EXPECT_EQ(row.info.spill_store_bytes, 0);
       EXPECT_LE(row.info.shared_bytes, kMostSharedBytes);
-      EXPECT_GE(row.occupancy().warps(), fewest_warps_per_sm(gpu.capability, row.plan.variant.forward()))
+      EXPECT_GE(row.occupancy().warps(), fewest_warps_per_sm(gpu.capability, row.plan.variant.scan()))
           << "for want of " << row.occupancy().limit();
       EXPECT_GE(row.warps_per_scheduler(), fewest_warps_per_scheduler(p, gpu));
       resources().plans.push_back(std::move(row));

@@ -167,7 +167,7 @@ unsigned Block::barrier(unsigned id, unsigned count, bool wait, bool predicate, 
     barrier.expected = count;
     barrier.place = place;
     barrier.first = running_;
-  } else if (barrier.expected != count || (id == 0 && !(barrier.place == place))) {
+  } else if (barrier.expected != count || (id == 0 && whole_block && !(barrier.place == place))) {
     fail("barrier divergence: it is at barrier " + std::to_string(id) + " at " + place.text() + " for " +
          std::to_string(count) + " threads, but thread " + std::to_string(barrier.first) + " waits at " +
          barrier.place.text() + " for " + std::to_string(barrier.expected));

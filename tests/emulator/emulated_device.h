@@ -109,6 +109,13 @@ inline void async_wait() {
   ::emulator::async_wait(PENDING);
 }
 
-inline void block_barrier(EMULATED_PLACE) { ::emulator::barrier(1, 0, true, false, file, line); }
+template <int THREADS>
+inline void barrier_wait(int id, EMULATED_PLACE) {
+  ::emulator::barrier(static_cast<unsigned>(id), THREADS, true, false, file, line);
+}
+template <int THREADS>
+inline void barrier_arrive(int id, EMULATED_PLACE) {
+  ::emulator::barrier(static_cast<unsigned>(id), THREADS, false, false, file, line);
+}
 
 }  // namespace mamba_scan::device

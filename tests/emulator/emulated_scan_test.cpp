@@ -163,11 +163,12 @@ TEST_P(InvariantScan, IsBitwiseTheSameFromAnExplicitStateOfZeros) {
 
 // The cases above only mean something if they reach every kernel.
 TEST(EmulatedKernels, AreAllReached) {
-  int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0;
+  int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0, relays = 0;
   for (const KernelImage* kernel : shipped_kernels()) {
     const std::string name = kernel->name;
     carries += name.starts_with("selective_scan_carry[");
     composes += name.starts_with("selective_scan_compose[");
+    relays += name.starts_with("selective_scan_relay[");
     if (!name.starts_with("selective_scan_forward[")) continue;
     packed += name.find("MS_PACKED=1") != std::string::npos;
     invariant += name.find("MS_INVARIANT=1") != std::string::npos;
@@ -179,6 +180,7 @@ TEST(EmulatedKernels, AreAllReached) {
   EXPECT_GE(composes, 2);
   EXPECT_GE(packed, 20);
   EXPECT_GE(invariant, 8);
+  EXPECT_GE(relays, 30);
 }
 
 // Static shared memory above 48 KB does not load on a GPU.

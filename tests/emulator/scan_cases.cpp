@@ -128,6 +128,79 @@ std::vector<ScanCase> scan_cases() {
     scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {16, 2, false, 8, 4, 2, 8};
   }
 
+  // Warps that take turns: every type in both layouts; fewer tiles than warps, as many, one more; the last one ragged.
+  const auto add_relay = [&](const char* name, DType dtype, Layout layout, int lanes, int channels, int warps,
+                             std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, layout).everything();
+    scan.states_first_B = scan.states_first_C = scan.aligned_rows = layout == Layout::kChannelByChannel;
+    scan.seqlens = std::move(seqlens);
+    scan.choice = {.lanes = static_cast<std::int16_t>(lanes),
+                   .channels = static_cast<std::int16_t>(channels),
+                   .warps = static_cast<std::int16_t>(warps)};
+    return scan;
+  };
+  add_relay("RelayFloat16Steps", f16, steps, 4, 1, 4, {9, 31, 32, 33, 41, 127});
+  add_relay("RelayFloat32Steps", f32, steps, 4, 1, 4, {9, 33, 71});
+  add_relay("RelayBFloat16Steps", bf16, steps, 4, 1, 4, {67});
+  add_relay("RelayFloat16Channels", f16, channels, 4, 1, 4, {9, 32, 33, 127});
+  add_relay("RelayFloat32Channels", f32, channels, 4, 1, 4, {9, 33, 71});
+  add_relay("RelayBFloat16Channels", bf16, channels, 4, 1, 4, {67});
+  add_relay("RelayOf16", f16, steps, 4, 1, 16, {61, 128, 137, 257});
+  add_relay("RelayOf16Channels", f16, channels, 4, 1, 16, {139, 257});
+  // Every number of states in a lane, whole and with states that only pad; one and two channels.
+  add_relay("RelayOneState", f16, steps, 16, 1, 4, {33, 163});
+  add_relay("RelayTwoStates", f16, steps, 8, 1, 8, {17, 163});
+  add_relay("RelayEightStates", bf16, steps, 2, 1, 4, {5, 43});
+  add_relay("RelayEightStatesChannels", f32, channels, 2, 1, 4, {43});
+  add_relay("RelayTwoChannels", f16, steps, 16, 2, 4, {83});
+  add_relay("RelayTwoChannelsOfTwoStates", f16, channels, 8, 2, 4, {83});
+  add_relay("RelayTwoChannelsOfFourStates", f32, steps, 4, 2, 8, {43});
+  add_relay("RelayOneStateInAll", f16, steps, 1, 1, 4, {83}).dstate = 1;
+  add_relay("RelayThreeStates", f32, steps, 4, 1, 4, {83}).dstate = 3;
+  add_relay("RelayThirteenStates", f16, steps, 4, 1, 4, {43}).dstate = 13;
+  add_relay("RelayThirteenStatesChannels", f32, channels, 16, 1, 4, {83}).dstate = 13;
+  add_relay("Relay64States", f16, steps, 16, 1, 4, {43}).dstate = 64;
+  add_relay("Relay64StatesIn32Lanes", f16, channels, 32, 1, 4, {43}).dstate = 64;
+  // Only what must be there; softplus or bias alone, which must leave the steps after the end alone.
+  add_relay("RelayBare", f16, steps, 4, 1, 4, {41}).bare();
+  add_relay("RelayBareChannels", f32, channels, 8, 1, 4, {41}).bare();
+  {
+    ScanCase& scan = add_relay("RelaySoftplusFinal", f16, steps, 8, 1, 4, {41}).bare();
+    scan.softplus = scan.final = true;
+  }
+  {
+    ScanCase& scan = add_relay("RelayBiasFinal", f16, channels, 4, 1, 4, {41}).bare();
+    scan.bias = scan.final = true;
+  }
+  // Groups, batches, channels that fill no warp; tensors that cannot be copied in vectors.
+  {
+    ScanCase& scan = add_relay("RelayGroups", f16, steps, 4, 1, 4, {41});
+    scan.dim = 3 * 11, scan.ngroups = 3, scan.batch = 2;
+  }
+  {
+    ScanCase& scan = add_relay("RelayGroupsChannels", f32, channels, 8, 1, 4, {41});
+    scan.dim = 5 * 7, scan.ngroups = 5, scan.batch = 2;
+  }
+  add_relay("RelayOneChannel", f32, steps, 4, 1, 4, {41}).dim = 1;
+  add_relay("RelayDense", f16, steps, 4, 1, 4, {41}).spacing = Spacing::kDense;
+  add_relay("RelayDenseChannels", f16, channels, 4, 1, 4, {41}).spacing = Spacing::kDense;
+  add_relay("RelayShifted", bf16, channels, 4, 1, 4, {41}).spacing = Spacing::kShifted;
+  add_relay("RelayStrided", f32, steps, 4, 1, 4, {41}).spacing = Spacing::kStrided;
+  add_relay("RelayGateInOtherLayout", f32, channels, 4, 1, 4, {41}).other_layout_z = true;
+  // From the last step to the first; the state in place.
+  add_relay("RelayReverse", f16, steps, 4, 1, 4, {32, 41}).reverse = true;
+  add_relay("RelayReverseChannels", f16, channels, 4, 1, 4, {32, 41, 80}).reverse = true;
+  add_relay("RelayInPlace", f32, steps, 4, 1, 4, {9, 41}).state_in_place = true;
+  // Tiles, stages and blocks that only tuning makes.
+  {
+    ScanCase& scan = add_relay("RelayTuned", f16, steps, 4, 1, 4, {101});
+    scan.choice.tile = 16, scan.choice.stages = 3, scan.choice.min_blocks = 2;
+  }
+  {
+    ScanCase& scan = add_relay("RelayTunedShortTiles", f32, channels, 8, 1, 8, {61});
+    scan.choice.tile = 8, scan.choice.stages = 4, scan.choice.min_blocks = 2;
+  }
+
   // B and C that do not change with time.
   add("ConstantB", f32, steps).constant_B = true;
   add("ConstantC", f16, steps).constant_C = true;
@@ -365,6 +438,7 @@ mamba_scan::driver::DeviceReport device_for(const ScanCase& scan) {
   device.sm_count = scan.sm_count;
   device.max_threads_per_sm = 1536;
   device.shared_per_block = 48 * 1024;
+  device.shared_per_block_optin = 99 * 1024;
   device.shared_per_sm = static_cast<std::size_t>(scan.shared_kib) * 1024;
   return device;
 }

@@ -1,17 +1,41 @@
 #include "scan_launch.h"
 
 #include <stdexcept>
+#include <tuple>
 
 #include "ops/plan.h"
 #include "ops/tuning.h"
 
 namespace emulator {
 
+namespace {
+
+using mamba_scan::ops::PlanChoice;
+
+// What the case chooses, or else the plan, but forward.cu even where relay.cu should be faster: most of these short
+// problems would get that.
+mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan) {
+  const auto device = device_for(scan);
+  if (scan.choice.lanes > 0) {
+    const auto plan = mamba_scan::ops::plan_forward(problem, device, &scan.choice);
+    const PlanChoice made = choice_of(plan);
+    if (std::tie(made.lanes, made.channels, made.cut, made.warps) !=
+            std::tie(scan.choice.lanes, scan.choice.channels, scan.choice.cut, scan.choice.warps) ||
+        (scan.choice.tile > 0 && made != scan.choice))
+      throw std::runtime_error("the plan of " + scan.name + " is not the one chosen");
+    return plan;
+  }
+  const auto plan = mamba_scan::ops::plan_forward(problem, device);
+  if (plan.variant.warps == 1) return plan;
+  for (const auto& expected : mamba_scan::ops::plan_choices(problem, device))
+    if (expected.choice.warps == 1) return mamba_scan::ops::plan_forward(problem, device, &expected.choice);
+  throw std::runtime_error("there is no plan of " + scan.name + " with forward.cu");
+}
+
+}  // namespace
+
 PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device) {
-  const mamba_scan::ops::PlanChoice* choice = scan.choice.lanes > 0 ? &scan.choice : nullptr;
-  const mamba_scan::ops::ForwardPlan plan = mamba_scan::ops::plan_forward(problem, device_for(scan), choice);
-  if (choice != nullptr && mamba_scan::ops::choice_of(plan) != *choice)
-    throw std::runtime_error("the plan of " + scan.name + " is not the one chosen");
+  const mamba_scan::ops::ForwardPlan plan = plan_of(problem, scan);
   const auto slots = static_cast<std::size_t>(plan.params.slots) * sizeof(float);
   PlannedScan out;
   out.tiles = plan.params.tiles;
@@ -25,7 +49,8 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   for (int i = 0; i < plan.slices; ++i) {
     const mamba_scan::ops::SlicePlan slice = mamba_scan::ops::slice_of(plan, i);
     KernelLaunch launch;
-    launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
+    launch.geometry.block.x = slice.variant.block_threads();
+    launch.geometry.dynamic_shared_bytes = slice.variant.dynamic_shared_bytes();
     launch.params = slice.params;
     launch.params.partial_sum = partial_sum;
     if (out.cut) {
@@ -38,7 +63,7 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
       out.launches.push_back(launch);
       launch.blocks = 0;
     }
-    launch.variant = slice.variant.forward();
+    launch.variant = slice.variant.scan();
     out.launches.push_back(launch);
   }
   return with_slots(out, plan.params.slots, device);

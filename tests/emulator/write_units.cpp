@@ -12,7 +12,6 @@
 
 #include "scan_case.h"
 #include "scan_launch.h"
-#include "team_cases.h"
 
 namespace {
 
@@ -27,13 +26,6 @@ std::vector<mamba_scan::jit::Variant> needed_variants() {
       const emulator::ScanSetup setup(scan, seqlen, device, 1);
       for (const emulator::KernelLaunch& launch : plan_scan(setup.problem(), scan, device).launches)
         add_once(launch.variant);
-    }
-  }
-  for (const emulator::TeamCase& team : emulator::team_cases()) {
-    for (const emulator::Index seqlen : team.scan.seqlens) {
-      emulator::Device device;
-      const emulator::ScanSetup setup(team.scan, seqlen, device, 1);
-      add_once(plan_case(setup.problem(), team).variant.team());
     }
   }
   return variants;

@@ -44,15 +44,13 @@ def _options_of(case: Case) -> list[str]:
 
 
 def _line(candidate: dict[str, Any], chosen: bool) -> str:
-    if candidate["segments"]:
-        kind = f"team of {candidate['helpers']}, {candidate['segments']} segments"
-    else:
-        kind = f"{candidate['channels']} channels, {'cut in time' if candidate['cut'] else 'whole'}"
-    details = f"tile {candidate['tile']}, unroll {candidate['unroll']}, {candidate['stages']} stages"
-    if not candidate["segments"]:
-        details += f", {candidate['min_blocks']} blocks"
+    turns = candidate["warps"] > 1  # of several warps, which unroll a tile whole
+    time = f"turns of {candidate['warps']} warps" if turns else "cut in time" if candidate["cut"] else "whole"
+    unroll = "" if turns else f"unroll {candidate['unroll']}, "
+    details = f"tile {candidate['tile']}, {unroll}{candidate['stages']} stages, {candidate['min_blocks']} blocks"
+    kind = f"{candidate['lanes']:>2} lanes, {candidate['channels']} channels, {time}"
     return (
-        f"{'*' if chosen else ' '} {candidate['lanes']:>2} lanes, {kind:<25} {details:<39}"
+        f"{'*' if chosen else ' '} {kind:<39} {details:<39}"
         f"{candidate['us']:>12,.1f} us, expected {candidate['expected_us']:,.1f} us"
     )
 

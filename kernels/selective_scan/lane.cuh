@@ -1,0 +1,74 @@
+// What a lane keeps while it walks along a row of real states: forward.cu and relay.cu.
+#pragma once
+
+#include "selective_scan/tile_values.cuh"
+
+namespace mamba_scan {
+namespace {
+
+// Channels whose D a lane has. In forward.cu every sum over states begins with D * u, in one of the lanes that share a
+// channel. relay.cu would have to read u once more for that, and adds it to the sums that a lane ends up with.
+constexpr int kSkips = kWarps > 1 ? kOwned : kChannels;
+
+struct Lane {
+  float state[kChannels][kStates];
+  float rate[kChannels][kStates];
+  DeltaReader delta;
+#if MS_HAS_D
+  float D[kSkips];  // in forward.cu zero in all lanes but one of those that share a channel
+#endif
+#if MS_B_ORDER == 3
+  float B[kChannels][kStates];
+#endif
+#if MS_C_ORDER == 3
+  float C[kChannels][kStates];
+#endif
+};
+
+__device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const Row& row, LaneId id, Lane& self) {
+  load_decay_rates(p, row, id, self.rate);
+  self.delta.load(p, row, id);
+#if MS_HAS_D
+#pragma unroll
+  for (int r = 0; r < kSkips; ++r) {
+    const int c = channel_of(id, kWarps > 1 ? id.first_owned + r : r);
+    self.D[r] = (kWarps > 1 || id.part == 0) && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
+  }
+#endif
+#if MS_B_ORDER == 3
+  load_constant_projection(p.B, row, id, self.B);
+#endif
+#if MS_C_ORDER == 3
+  load_constant_projection(p.C, row, id, self.C);
+#endif
+}
+
+__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+                                            Lane& self) {
+#if MS_HAS_INITIAL
+  if (MS_INVARIANT && p.initial_state.data == nullptr) {
+    set_zero(self.state);
+    return;
+  }
+  const float* initial = row_states(p, p.initial_state, shared);
+  for_each_state(shared.piece.row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
+                 [&](int r, int s, Index index, bool exists) { self.state[r][s] = exists ? initial[index] : 0.0f; });
+#else
+  set_zero(self.state);
+#endif
+}
+
+__device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+                                            const Lane& self) {
+#if MS_HAS_FINAL
+  if (MS_INVARIANT && p.final_state.data == nullptr) return;
+  float* final_state = row_states(p, p.final_state, shared);
+  for_each_state(shared.piece.row, id, p.final_state.dim_stride, p.final_state.state_stride,
+                 [&](int r, int s, Index index, bool exists) {
+                   if (exists) final_state[index] = self.state[r][s];
+                 });
+#endif
+}
+
+}  // namespace
+}  // namespace mamba_scan

@@ -1,0 +1,293 @@
+// Selective scan, forward, of few and short sequences: the warps of a block take turns on one row.
+//
+// Grid: a block for every row (batch, group, channels of a warp). Block: MS_WARPS warps. Warp w scans the row's tiles
+// w, w + MS_WARPS, and so on, each in a turn:
+//
+//   tile i    warp i % MS_WARPS     take, expand | local pass | wait, hand on | output pass, store
+//   tile i+1  the next warp              take, expand | local pass | wait .... hand on | output pass, store
+//
+//   take, expand   as in forward.cu: a warp copies its own tiles, and reads its own shared memory only
+//   local pass     decay and input of every step, kept in registers; what they make of a state of zero, and how much of
+//                  any other state they would leave
+//   wait           for the state that the tile begins with, from the warp of the tile before
+//   hand on        the state that the tile ends with, to the warp of the tile after: an fma for each state
+//   output pass    the same steps again from the right state: an fma each for the state and for y
+//   store          sums over lanes, gate and tile as in forward.cu
+//
+// Nothing but `wait` orders warps, and from one `hand on` to the next there are only a read from shared memory, an fma,
+// a write and a barrier of two warps: about 110 clocks. So the rest of many turns overlaps, and a sequence uses
+// all schedulers of a multiprocessor without being cut, carries, or a second evaluation of its exponentials.
+//
+// Cost per (channel, state, step): mul, ex2, mul, fma; fma, fma. The exponential unit takes 8 clocks per warp for an
+// ex2; the rest of a step and of a turn is shared by MS_STATES * MS_CHANNELS states of the usual 32 / that many steps,
+// so that instructions bind (cost_model.h).
+//
+// Constants: see warp_tile.cuh. MS_UNROLL is MS_TILE: a tile lies in registers. MS_SHARED_BYTES is the dynamic shared
+// memory that the launch provides. Real states that one launch holds, B and C that vary, sequences that are neither
+// packed nor empty.
+#include "selective_scan/lane.cuh"
+#include "selective_scan/tile_copy.cuh"
+#include "selective_scan/tile_outputs.cuh"
+#include "selective_scan/tile_values.cuh"
+
+namespace mamba_scan {
+namespace {
+
+static_assert(kSteps == kTile, "a turn's steps are in registers together");
+static_assert(!MS_COMPLEX && !MS_CUT && !MS_INVARIANT && !MS_PACKED && !MS_SLICE && !kBConstant && !kCConstant,
+              "left to forward.cu");
+
+using States = float[kChannels][kStates];
+
+// A lane hands its states on in vectors; those of adjacent lanes are adjacent.
+constexpr int kHeld = kChannels * kStates;
+constexpr int kHeldVector = kHeld < 4 ? kHeld : 4;
+static_assert(kHeld % kHeldVector == 0 && (kHeldVector & (kHeldVector - 1)) == 0, "whole vectors");
+
+// Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it.
+constexpr int kBiases = MS_HAS_BIAS ? kChannels : 0;
+constexpr int kSkipsKept = MS_HAS_D ? kSkips : 0;
+
+struct __align__(16) RelayShared {
+  Shared warp[kWarps];
+  __align__(16) float handed[kWarps][kHeld * 32];  // to warp w: the state that its next tile begins with
+  __align__(16) float kept[kWarps][(kHeld + kBiases + kSkipsKept) * 32];  // see keep_lane()
+};
+static_assert(sizeof(RelayShared) == MS_SHARED_BYTES, "the plan has counted otherwise");
+
+struct __align__(4 * kHeldVector) HeldVector {
+  float value[kHeldVector];
+};
+
+// Element k of a lane's states, counted over its channels, is in vector k / kHeldVector.
+__device__ __forceinline__ void write_handed(float* to, LaneId id, const States& state) {
+#pragma unroll
+  for (int first = 0; first < kHeld; first += kHeldVector) {
+    HeldVector vector;
+#pragma unroll
+    for (int k = 0; k < kHeldVector; ++k) vector.value[k] = state[(first + k) / kStates][(first + k) % kStates];
+    reinterpret_cast<HeldVector*>(to + first * 32)[id.lane] = vector;
+  }
+}
+
+__device__ __forceinline__ void read_handed(const float* from, LaneId id, States& state) {
+#pragma unroll
+  for (int first = 0; first < kHeld; first += kHeldVector) {
+    const HeldVector vector = reinterpret_cast<const HeldVector*>(from + first * 32)[id.lane];
+#pragma unroll
+    for (int k = 0; k < kHeldVector; ++k) state[(first + k) / kStates][(first + k) % kStates] = vector.value[k];
+  }
+}
+
+// Rates as states are handed on, then bias and D.
+__device__ __forceinline__ void keep_lane(float* to, LaneId id, const Lane& self) {
+  write_handed(to, id, self.rate);
+#if MS_HAS_BIAS
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) to[(kHeld + r) * 32 + id.lane] = self.delta.bias[r];
+#endif
+#if MS_HAS_D
+#pragma unroll
+  for (int i = 0; i < kSkips; ++i) to[(kHeld + kBiases + i) * 32 + id.lane] = self.D[i];
+#endif
+}
+
+// The barrier with a warp's number is where it waits for the warp of the tile before. That one cannot arrive a second
+// time before the wait is over: the state has to come round to it first.
+constexpr int kOfTwoWarps = 64;
+
+struct Steps {
+  float decay[kTile][kChannels][kStates];
+  float input[kTile][kChannels][kStates];
+};
+
+// What a tile makes of the state it begins with: keep * state + add.
+struct Effect {
+  States keep, add;
+};
+
+__device__ __forceinline__ void scan_locally(const SelectiveScanProblem& p, const Shared& shared, const float* kept,
+                                             const Stage& stage, int existing, LaneId id, Steps& steps,
+                                             Effect& effect) {
+  States rate;
+  read_handed(kept, id, rate);
+  DeltaReader delta;
+  delta.align(p, shared.piece.row, id);
+#if MS_HAS_BIAS
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) delta.bias[r] = kept[(kHeld + r) * 32 + id.lane];
+#endif
+  delta.read(stage.delta, 0, id);
+  InputReader input;
+  input.read(stage.u, 0, id, shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id));
+  float dt[kTile][kChannels], delta_sum[kChannels];
+  delta.steps([&](int t) { return t < existing; }, id, dt);
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) delta_sum[r] = 0.0f;
+  set_zero(effect.add);
+#pragma unroll
+  for (int t = 0; t < kTile; ++t) {
+    float B[kStates];
+    read_states(shared.B + t * kPaddedStates, id.part, 0, B);
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+      const float delta_u = dt[t][r] * input.value(t, r);
+      delta_sum[r] += dt[t][r];
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) {
+        steps.decay[t][r][s] = exp2_fast(dt[t][r] * rate[r][s]);
+        steps.input[t][r][s] = delta_u * B[s];
+        effect.add[r][s] =
+            t == 0 ? steps.input[t][r][s] : steps.decay[t][r][s] * effect.add[r][s] + steps.input[t][r][s];
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r)
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) effect.keep[r][s] = exp2_fast(delta_sum[r] * rate[r][s]);
+}
+
+// From the state that the tile begins with to the one that it ends with.
+__device__ __forceinline__ void scan_outputs(const SelectiveScanProblem& p, const Shared& shared, const float* kept,
+                                             const Stage& stage, const Steps& steps, LaneId id, States& state,
+                                             Outputs& y) {
+  float sums[kOwned][kSteps];
+#pragma unroll
+  for (int t = 0; t < kTile; ++t) {
+    float C[kStates], sum[kChannels];
+    read_states(shared.C + t * kPaddedStates, id.part, 0, C);
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+      sum[r] = 0.0f;
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) {
+        state[r][s] = steps.decay[t][r][s] * state[r][s] + steps.input[t][r][s];
+        sum[r] += state[r][s] * C[s];
+      }
+    }
+    reduce_over_lanes(sum, id);
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i) sums[i][t] = sum[i];
+  }
+  reduce_over_lanes(sums, id);
+#if MS_HAS_D
+  Outputs u;
+  read_owned<MS_U_ACCESS>(stage.u, id.first_step, id, shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id), u);
+#endif
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i)
+#pragma unroll
+    for (int t = 0; t < kOwnedSteps; ++t) {
+      y[i][t] = sums[i][t];
+#if MS_HAS_D
+      y[i][t] += kept[(kHeld + kBiases + i) * 32 + id.lane] * u[i][t];
+#endif
+    }
+}
+
+// Waits for the state that the tile begins with, and hands on the one that it ends with. This is what all turns of a
+// row wait for, one after another, so it stands in a loop of a single round: the compiler moves nothing into a loop,
+// and otherwise did half of the local pass after the wait, and of the output pass before handing on.
+__device__ __forceinline__ void pass_on(const SelectiveScanForwardParams& params, RelayShared& block, int warp,
+                                        int tile, LaneId id, const Effect& effect, States& begin) {
+  const int next = (warp + 1) % kWarps;
+  const bool first = tile == 0, last = tile + 1 == params.tiles_per_row;
+#pragma unroll 1
+  do {
+    if (!first) barrier_wait<kOfTwoWarps>(warp);
+    read_handed(block.handed[warp], id, begin);
+    if (!last) {
+      States end;
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r)
+#pragma unroll
+        for (int s = 0; s < kStates; ++s) end[r][s] = effect.keep[r][s] * begin[r][s] + effect.add[r][s];
+      write_handed(block.handed[next], id, end);
+      barrier_arrive<kOfTwoWarps>(next);
+    }
+  } while (params.segment_tiles != 0);  // never: there are no segments
+}
+
+// A tile's steps, from the state that the tile before ends with to the one that the next begins with; outputs replace
+// u.
+__device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& params, RelayShared& block, int warp,
+                                          Stage& stage, int tile, int existing, LaneId id, States& state) {
+  const Shared& shared = block.warp[warp];
+  Steps steps;
+  Effect effect;
+  id = lane_id(opaque(id.lane));  // here and below anew: there is no register for what is known about the lane
+  scan_locally(params.problem, shared, block.kept[warp], stage, existing, id, steps, effect);
+
+  pass_on(params, block, warp, tile, id, effect, state);
+  id = lane_id(opaque(id.lane));
+  Outputs y;
+  scan_outputs(params.problem, shared, block.kept[warp], stage, steps, id, state, y);
+  const Shift z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
+  if constexpr (MS_HAS_Z) apply_gate(stage.z, id.first_step, id, z_shift, y);
+  if (kLanes > 1 || kShifted<MS_U_ACCESS>) __syncwarp();
+  if (stores_outputs(id)) keep_outputs<false>(stage.u, id.first_step, id, 0, kTile, y);
+}
+
+// expand_projection() leaves the states that only pad lanes alone.
+__device__ __forceinline__ void clear_padding(Shared& shared, int lane) {
+  if constexpr (kPaddedStates > kDState) {
+    for (int i = lane; i < kTile * kPaddedStates; i += 32) shared.B[i] = shared.C[i] = 0.0f;
+    __syncwarp();
+  }
+}
+
+// The warp's first tiles are on their way while it reads what it keeps, and the first one what it starts from.
+__device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForwardParams& params, RelayShared& block,
+                                                      int warp, LaneId id) {
+  Shared& shared = block.warp[warp];
+  if (id.lane == 0) shared.piece = {row_of(params, this_slot()), warp, params.tiles_per_row, 0};
+  __syncwarp();
+  const TileCopies<true> copies(params, shared, id.lane);
+  clear_padding(shared, id.lane);
+  Lane self;
+  load_lane(params.problem, shared.piece.row, id, self);
+  keep_lane(block.kept[warp], id, self);
+  if (warp == 0) {
+    start_state(params.problem, shared, id, self);
+    write_handed(block.handed[0], id, self.state);
+  }
+  return copies;
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
+    selective_scan_relay(const SelectiveScanForwardParams params) {
+  MS_DYNAMIC_SHARED(uint4, memory);
+  RelayShared& block = *reinterpret_cast<RelayShared*>(memory);
+  const SelectiveScanProblem& p = params.problem;
+  const int thread = static_cast<int>(threadIdx.x), first = thread / 32;
+  TileCopies<true> copies = enter_row(params, block, first, lane_id());
+  // Where this lane stores its first chunk of the next whole tile.
+  char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, block.warp[first].piece.row, first, thread % 32));
+#pragma unroll 1
+  for (int tile = first; tile < params.tiles_per_row; tile += kWarps) {
+    const int warp = opaque(thread) / 32;
+    const LaneId id = lane_id(opaque(thread) % 32);
+    Shared& shared = block.warp[warp];
+    Stage& stage = copies.take(params, shared, id.lane);
+    expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, shared.piece.row, stage.B, shared.B, id.lane);
+    expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, shared.piece.row, stage.C, shared.C, id.lane);
+    __syncwarp();
+    const bool whole = copies.is_whole(tile);
+    if (!whole && steps_of_tile(p, tile) < kTile)
+      forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
+    Lane self;
+    take_turn(params, block, warp, stage, tile, whole ? kTile : steps_of_tile(p, tile), id, self.state);
+    __syncwarp();
+    if (whole) {
+      store_whole(stage.u, y, params, shared.piece.row, tile, id.lane);
+    } else {
+      store_part(stage.u, p.y, shared.piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
+    }
+    if (tile + 1 == params.tiles_per_row) store_state(p, shared, id, self);
+  }
+}
+
+}  // namespace mamba_scan
