@@ -30,6 +30,7 @@ struct Kernels {
   const jit::LoadedKernel* forward = nullptr;
   const jit::LoadedKernel* carry = nullptr;    // null unless the variant is cut
   const jit::LoadedKernel* compose = nullptr;  // null unless it is chunk_invariant as well
+  const jit::LoadedKernel* prepare = nullptr;  // null unless B and C are prepared
 };
 
 // Which kernels a variant became on a device, found without making strings: the path of every call after the first.
@@ -42,17 +43,20 @@ class KernelTable {
       if (const auto found = kernels_.find(key); found != kernels_.end()) return found->second;
     }
     Kernels kernels;
-    std::future<const jit::LoadedKernel*> carry;
-    if (variant.cut) {  // two compiles, side by side
-      carry = std::async(std::launch::async, [&] {
+    const auto start = [&](jit::Variant kernel) {  // compiles, side by side
+      return std::async(std::launch::async, [&, kernel = std::move(kernel)] {
         const driver::ContextGuard guard(*device.driver, device.context);
-        return &runtime.kernels().get(variant.carry(), device.report);
+        return &runtime.kernels().get(kernel, device.report);
       });
-    }
+    };
+    std::future<const jit::LoadedKernel*> carry, prepare;
+    if (variant.cut) carry = start(variant.carry());
+    if (variant.prepared) prepare = start(variant.prepare());
     kernels.forward = &runtime.kernels().get(variant.forward(), device.report);
     if (variant.cut && variant.chunk_invariant)
       kernels.compose = &runtime.kernels().get(variant.compose(), device.report);
     if (variant.cut) kernels.carry = carry.get();
+    if (variant.prepared) kernels.prepare = prepare.get();
     std::unique_lock lock(mutex_);
     return kernels_.emplace(key, kernels).first->second;
   }
@@ -113,7 +117,7 @@ trace::KernelLaunch describe(const SelectiveScanProblem& p, const jit::LoadedKer
   return launch;
 }
 
-// work: what the launch stands for; nothing for the carries, which are our own overhead.
+// work: what the launch stands for; nothing for carries and preparation, which are our own overhead.
 template <class Params>
 void launch(Params params, const jit::LoadedKernel& kernel, const driver::LaunchConfig& config, Runtime& rt,
             const DeviceContext& device, Work work) {
@@ -158,11 +162,21 @@ std::optional<TeamPlan> team_plan_for(const SelectiveScanProblem& problem, const
 }
 
 std::size_t scratch_bytes(const ForwardPlan& plan) {
-  return plan.carry_state_bytes + plan.carry_delta_bytes + plan.partial_sum_bytes;
+  return plan.prepared_bytes * static_cast<std::size_t>(plan.prepared_tensors) + plan.carry_state_bytes +
+         plan.carry_delta_bytes + plan.partial_sum_bytes;
 }
 
 void set_scratch(ForwardPlan& plan, void* scratch) {
   auto* memory = static_cast<char*>(scratch);
+  if (plan.prepared_tensors > 0) {
+    const auto prepared = [&](int tensor) {
+      return reinterpret_cast<float*>(memory + static_cast<std::size_t>(tensor) * plan.prepared_bytes);
+    };
+    plan.params.prepared_B = prepared(0);
+    plan.params.prepared_C = prepared(1);
+    plan.params.prepared_carry_B = plan.prepared_tensors > 2 ? prepared(2) : prepared(0);
+    memory += static_cast<std::size_t>(plan.prepared_tensors) * plan.prepared_bytes;
+  }
   if (plan.carry_state_bytes > 0) {
     plan.params.carry_state = reinterpret_cast<float*>(memory);
     plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
@@ -175,14 +189,16 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
   for (int i = 0; i < plan.slices; ++i) {
     const SlicePlan slice = slice_of(plan, i);
     const Kernels kernels = kernel_table().get(rt, slice.variant, device);
-    const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, Work work) {
+    const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, Work work,
+                                unsigned threads = kForwardBlockThreads) {
       driver::LaunchConfig config;
       config.grid[0] = blocks;
-      config.block[0] = kForwardBlockThreads;
+      config.block[0] = threads;
       config.stream = static_cast<driver::CUstream>(stream);
       launch(slice.params, kernel, config, rt, device, work);
     };
     const auto slots = static_cast<unsigned>(slice.params.slots);
+    if (kernels.prepare != nullptr) run_blocks(*kernels.prepare, prepare_blocks(slice), Work{}, kPrepareThreads);
     if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, Work{});
     if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), Work{});
     run_blocks(*kernels.forward, slots, forward_work(slice.params.problem));

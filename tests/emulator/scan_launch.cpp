@@ -9,9 +9,12 @@ namespace emulator {
 
 PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device) {
   const mamba_scan::ops::PlanChoice* choice = scan.choice.lanes > 0 ? &scan.choice : nullptr;
-  const mamba_scan::ops::ForwardPlan plan = mamba_scan::ops::plan_forward(problem, device_for(scan), choice);
+  const mamba_scan::ops::ForwardPlan plan =
+      mamba_scan::ops::plan_forward(problem, device_for(scan), choice, scan.preparation);
   if (choice != nullptr && mamba_scan::ops::choice_of(plan) != *choice)
     throw std::runtime_error("the plan of " + scan.name + " is not the one chosen");
+  if (scan.preparation == mamba_scan::ops::Preparation::kAlways && problem.seqlen > 0 && !plan.variant.prepared)
+    throw std::runtime_error("B and C of " + scan.name + " are not prepared");
   const auto slots = static_cast<std::size_t>(plan.params.slots) * sizeof(float);
   PlannedScan out;
   out.tiles = plan.params.tiles;
@@ -22,12 +25,26 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   float* partial_sum = nullptr;
   if (plan.partial_sum_bytes != 0)
     partial_sum = device.allocate<float>("partial_sum", plan.partial_sum_bytes / sizeof(float));
+  std::vector<float*> prepared;
+  for (const char* name : {"prepared_B", "prepared_C", "prepared_carry_B"})
+    if (static_cast<int>(prepared.size()) < plan.prepared_tensors)
+      prepared.push_back(device.allocate<float>(name, plan.prepared_bytes / sizeof(float)));
   for (int i = 0; i < plan.slices; ++i) {
     const mamba_scan::ops::SlicePlan slice = mamba_scan::ops::slice_of(plan, i);
     KernelLaunch launch;
-    launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
     launch.params = slice.params;
     launch.params.partial_sum = partial_sum;
+    if (slice.variant.prepared) {
+      launch.params.prepared_B = prepared[0];
+      launch.params.prepared_C = prepared[1];
+      launch.params.prepared_carry_B = prepared.size() > 2 ? prepared[2] : prepared[0];
+      launch.variant = slice.variant.prepare();
+      launch.geometry.block.x = mamba_scan::kPrepareThreads;
+      launch.blocks = prepare_blocks(slice);
+      out.launches.push_back(launch);
+      launch.blocks = 0;
+    }
+    launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
     if (out.cut) {
       launch.variant = slice.variant.carry();
       out.launches.push_back(launch);
