@@ -73,7 +73,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, cons
       for (int t = 0; t < kSteps; ++t) {
         float B[kDropTogether];
         if constexpr (!kBConstant)
-          read_states(shared.B + (first + t) * kPaddedStates, id.part, group * kDropTogether, B);
+          read_states(tile_B(shared, stage) + (first + t) * kPaddedStates, id.part, group * kDropTogether, B);
 #pragma unroll
         for (int k = 0; k < kDropTogether; ++k)
 #pragma unroll
@@ -157,8 +157,10 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
 #pragma unroll 1
   for (int tile = piece.end - 1; tile >= first_tile; --tile) {
     Stage& stage = copies.take(params, shared, id.lane);
+#if !MS_PREPARED
     expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, shared.B, id.lane);
     __syncwarp();
+#endif
     int begin = 0;  // of the sequence in the tile
 #if MS_PACKED
     begin = forget_others(params, shared, stage, tile, id.lane);

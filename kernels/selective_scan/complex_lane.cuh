@@ -104,11 +104,14 @@ __device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const
 }
 
 // One step for the lane's channels. Returns in y the lane's share of the output before the gate.
-__device__ __forceinline__ void step_states(const Shared& shared, int step, LaneId id, const float (&dt)[kChannels],
-                                            const float (&u)[kChannels], Lane& self, float (&y)[kChannels]) {
+__device__ __forceinline__ void step_states(const Shared& shared, const Stage& stage, int step, LaneId id,
+                                            const float (&dt)[kChannels], const float (&u)[kChannels], Lane& self,
+                                            float (&y)[kChannels]) {
   float B[2 * kStates], C[2 * kStates];
-  if constexpr (!kBConstant) read_floats(shared.B + (step * kPaddedStates + id.part * kStates) * kParts, B);
-  if constexpr (!kCConstant) read_floats(shared.C + (step * kPaddedStates + id.part * kStates) * kParts, C);
+  if constexpr (!kBConstant)
+    read_floats(tile_B(shared, stage) + (step * kPaddedStates + id.part * kStates) * kParts, B);
+  if constexpr (!kCConstant)
+    read_floats(tile_C(shared, stage) + (step * kPaddedStates + id.part * kStates) * kParts, C);
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
     const float delta_u = dt[r] * u[r];

@@ -3,8 +3,8 @@
 // Grid: params.slots blocks of one warp, each with a contiguous range of tiles (forward_params.h). For every
 // piece of a row in its range a warp repeats, tile by tile:
 //
-//   async copies of the next tile -> shared      u, delta, z as they are; B, C as they are
-//   expand B, C of this tile                     to fp32, once per warp
+//   async copies of the next tile -> shared      u, delta, z as they are; B, C as they are, or prepared
+//   expand B, C of this tile                     to fp32, once per warp, unless prepare.cu has done it for all warps
 //   compute kSteps steps at a time               states in registers, delta and u converted on reading
 //   sum over the lanes of a channel, gate        into the tile, in place of u
 //   store the tile                               in vectors of 16 bytes
@@ -106,11 +106,12 @@ __device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& 
 #endif
 
 // One step for the lane's channels. Returns in y the lane's share of the output before the gate.
-__device__ __forceinline__ void step_states(const Shared& shared, int step, LaneId id, const float (&dt)[kChannels],
-                                            const float (&u)[kChannels], Lane& self, float (&y)[kChannels]) {
+__device__ __forceinline__ void step_states(const Shared& shared, const Stage& stage, int step, LaneId id,
+                                            const float (&dt)[kChannels], const float (&u)[kChannels], Lane& self,
+                                            float (&y)[kChannels]) {
   float B[kStates], C[kStates], delta_u[kChannels];
-  if constexpr (!kBConstant) read_states(shared.B + step * kPaddedStates, id.part, 0, B);
-  if constexpr (!kCConstant) read_states(shared.C + step * kPaddedStates, id.part, 0, C);
+  if constexpr (!kBConstant) read_states(tile_B(shared, stage) + step * kPaddedStates, id.part, 0, B);
+  if constexpr (!kCConstant) read_states(tile_C(shared, stage) + step * kPaddedStates, id.part, 0, C);
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
     delta_u[r] = dt[r] * u[r];
@@ -160,7 +161,7 @@ __device__ __forceinline__ void next_sequence(const SelectiveScanProblem& p, Sha
 }
 #endif
 
-// Steps begin to end - 1 of the tile in `stage`, B and C already expanded; outputs replace u. PART: steps outside of
+// Steps begin to end - 1 of the tile in `stage`, B and C in fp32 by now; outputs replace u. PART: steps outside of
 // these belong to other sequences and are left alone; otherwise begin is 0, and there are none from end on.
 template <bool PART>
 __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& params, const Shared& shared,
@@ -189,7 +190,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) u[r] = input.value(t, r), sum[r] = 0.0f;
       if (!PART || (first + t >= begin && first + t < end)) {
-        step_states(shared, first + t, id, dt[t], u, self, sum);
+        step_states(shared, stage, first + t, id, dt[t], u, self, sum);
         reduce_over_lanes(sum, id);
       }
 #pragma unroll
@@ -264,9 +265,11 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
 #pragma unroll 1
   for (; tile < end; ++tile) {
     Stage& stage = copies.take(params, shared, id.lane);
+#if !MS_PREPARED
     expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, piece.row, stage.B, shared.B, id.lane);
     expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, piece.row, stage.C, shared.C, id.lane);
     __syncwarp();
+#endif
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);

@@ -1,10 +1,12 @@
-// The argument of selective_scan/forward.cu, relay.cu, carry.cu and compose.cu: the problem and how it is cut into
+// The argument of selective_scan/{forward,relay,carry,compose,prepare}.cu: the problem and how it is cut into
 // pieces.
 #pragma once
 
 #include "selective_scan/problem.h"
 
 namespace mamba_scan {
+
+constexpr int kPrepareThreads = 128;  // of a block of prepare.cu
 
 // How a lane walks along a tensor that is copied in chunks (tile_copy.cuh), in bytes.
 struct TileSteps {
@@ -46,6 +48,12 @@ struct SelectiveScanForwardParams {
   // [tile][group of steps][channel of the warp][step of the group], tiles counted over all rows.
   float* partial_sum;
   bool first_slice;  // nothing has been summed yet
+  // Written by prepare.cu, fp32, for every batch and group the tiles of a row one after another, each
+  // [step][padded state] in the order lanes read them: of forward.cu, and of carry.cu, which may be the same memory.
+  // Null unless prepared.
+  float* prepared_B;
+  float* prepared_C;
+  float* prepared_carry_B;
 };
 
 }  // namespace mamba_scan

@@ -12,8 +12,9 @@
 //   ...                                         between = 8 steps
 //   step 8               0    1    2    3       advance = 16 steps
 //
-// Tiles at a row's end, of fewer channels than a warp has, and tensors laid out or aligned otherwise are copied as
-// tile_rows.cuh does, at two or three times the instructions.
+// Prepared B and C (prepare.cu) are whole tiles always, and tile after tile adjacent. Otherwise, tiles at a row's end,
+// of fewer channels than a warp has, and tensors laid out or aligned otherwise are copied as tile_rows.cuh does, at two
+// or three times the instructions.
 #pragma once
 
 #include "selective_scan/tile_rows.cuh"
@@ -101,6 +102,26 @@ __device__ __forceinline__ void copy_last_halves(Element* to, const SequenceTens
   }
 }
 
+#if MS_PREPARED
+// Where the lane's first chunk of a prepared tile is.
+__device__ __forceinline__ const char* prepared_source(const float* prepared, const SelectiveScanForwardParams& params,
+                                                       const Row& row, int tile, int lane) {
+  const Index batch_group = row.batch * params.problem.ngroups + row.group;
+  return reinterpret_cast<const char*>(prepared + (batch_group * params.tiles_per_row + tile) * kTileFloats) +
+         lane * 16;
+}
+
+// BACK as above. The tiles of a row lie one after another, and so do the chunks of a tile.
+template <bool BACK>
+__device__ __forceinline__ void copy_prepared(float* to, const char*& from, int lane) {
+  constexpr int kCount = kTileFloats / 4, kTileBytes = kTileFloats * 4;
+#pragma unroll
+  for (int i = 0; i < (kCount + 31) / 32; ++i)
+    if (kCount % 32 == 0 || i * 32 + lane < kCount) async_copy<16>(to + (i * 32 + lane) * 4, from + i * 512);
+  from += BACK ? -kTileBytes : kTileBytes;
+}
+#endif
+
 // The counterpart: whole tiles of outputs, which lie where u did.
 __device__ __forceinline__ void store_vectors(const Element* from, char*& to, const TileSteps& steps, int lane) {
   char* target = to;
@@ -175,8 +196,13 @@ class TileCopies {
     u_ = first_word<MS_U_ACCESS>(p.u, piece.row, lane);
     delta_ = first_word<MS_DELTA_ACCESS>(p.delta, piece.row, lane);
     if constexpr (OUTPUTS && MS_HAS_Z) z_ = first_word<MS_Z_ACCESS>(p.z, piece.row, lane);
+#if MS_PREPARED
+    B_ = prepared_source(OUTPUTS ? params.prepared_B : params.prepared_carry_B, params, piece.row, next_, lane);
+    if constexpr (OUTPUTS) C_ = prepared_source(params.prepared_C, params, piece.row, next_, lane);
+#else
     if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
     if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
+#endif
 #pragma unroll 1
     for (int i = 0; i < kStages - 1; ++i) copy_next(params, shared, lane);
   }
@@ -199,8 +225,8 @@ class TileCopies {
     kUByPointer = SequenceChunks<MS_U_ACCESS>::kByPointer,
     kDeltaByPointer = SequenceChunks<MS_DELTA_ACCESS>::kByPointer,
     kZByPointer = SequenceChunks<MS_Z_ACCESS>::kByPointer,
-    kBByPointer = kProjectionByPointer<MS_B_ORDER, MS_B_ACCESS>,
-    kCByPointer = OUTPUTS && kProjectionByPointer<MS_C_ORDER, MS_C_ACCESS>,
+    kBByPointer = !kPrepared && kProjectionByPointer<MS_B_ORDER, MS_B_ACCESS>,
+    kCByPointer = !kPrepared && OUTPUTS && kProjectionByPointer<MS_C_ORDER, MS_C_ACCESS>,
     kAnyByPointer = kUByPointer || kDeltaByPointer || kZByPointer || kBByPointer || kCByPointer,
   };
 
@@ -219,6 +245,10 @@ class TileCopies {
       } else {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
       }
+#if MS_PREPARED
+      copy_prepared<!OUTPUTS>(stage.B, B_, lane);
+      if constexpr (OUTPUTS) copy_prepared<false>(stage.C, C_, lane);
+#endif
       next_ += OUTPUTS ? kWarps : -kWarps;
     }
     async_commit();
@@ -232,9 +262,11 @@ class TileCopies {
     copy_sequence_tile<kDeltaByPointer, MS_DELTA_ACCESS>(stage.delta, delta_, params.delta_steps, p.delta, row, lane);
     if constexpr (OUTPUTS && MS_HAS_Z)
       copy_sequence_tile<kZByPointer, MS_Z_ACCESS>(stage.z, z_, params.z_steps, p.z, row, lane);
+#if !MS_PREPARED
     copy_projection_tile<kBByPointer, MS_B_ORDER, MS_B_ACCESS>(stage.B, B_, params.B_steps, p.B, row, lane);
     if constexpr (OUTPUTS)
       copy_projection_tile<kCByPointer, MS_C_ORDER, MS_C_ACCESS>(stage.C, C_, params.C_steps, p.C, row, lane);
+#endif
   }
 
   template <bool BY_POINTER, int ACCESS>

@@ -140,7 +140,7 @@ __device__ __forceinline__ void copy_projection(Element* to, const ProjectionTen
   }
 }
 
-// OUTPUTS: also what only outputs need, z and C.
+// OUTPUTS: also what only outputs need, z and C. Without B and C when these are prepared.
 template <bool OUTPUTS>
 __device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const Row& row, int tile, Stage& stage,
                                            int lane) {
@@ -149,11 +149,12 @@ __device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const 
   const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
   copy_sequence<MS_U_ACCESS>(stage.u, p.u, row, first_step, steps, row.channels, lane);
   copy_sequence<MS_DELTA_ACCESS>(stage.delta, p.delta, row, first_step, steps, row.channels, lane);
+  if constexpr (OUTPUTS && MS_HAS_Z)
+    copy_sequence<MS_Z_ACCESS>(stage.z, p.z, row, first_step, steps, row.channels, lane);
+#if !MS_PREPARED
   copy_projection<MS_B_ORDER, MS_B_ACCESS>(stage.B, p.B, row, first_step, steps, lane);
-  if constexpr (OUTPUTS) {
-    if constexpr (MS_HAS_Z) copy_sequence<MS_Z_ACCESS>(stage.z, p.z, row, first_step, steps, row.channels, lane);
-    copy_projection<MS_C_ORDER, MS_C_ACCESS>(stage.C, p.C, row, first_step, steps, lane);
-  }
+  if constexpr (OUTPUTS) copy_projection<MS_C_ORDER, MS_C_ACCESS>(stage.C, p.C, row, first_step, steps, lane);
+#endif
 }
 
 // ---- outputs ----

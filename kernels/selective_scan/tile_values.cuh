@@ -26,8 +26,9 @@ constexpr int kStateVector = kParts > 1 ? kStates : kStates % 4 == 0 ? 4 : kStat
 __device__ __forceinline__ constexpr int place_of_state(int part, int s) {
   return (s / kStateVector * kLanes + part) * kStateVector + s % kStateVector;
 }
+template <bool INTERLEAVED = kInterleavedStates>
 __device__ __forceinline__ constexpr int place_of_state(int n) {
-  return kInterleavedStates ? place_of_state(n % kLanes, n / kLanes) : place_of_state(n / kStates, n % kStates);
+  return INTERLEAVED ? place_of_state(n % kLanes, n / kLanes) : place_of_state(n / kStates, n % kStates);
 }
 
 // A vector of elements as registers. Adjacent lanes read adjacent vectors.
@@ -273,7 +274,7 @@ struct DeltaReader {
 #endif
 };
 
-// Clears steps begin to end - 1 of a tile, of B after it was expanded, where these lie outside of the sequence:
+// Clears steps begin to end - 1 of a tile, of B once it is fp32, where these lie outside of the sequence:
 // whatever is there instead, not even an infinity may be left of it. u and B become zero, and delta a step that leaves
 // the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero.
 __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shared& shared, Stage& stage, int begin,
@@ -292,8 +293,10 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shar
     from_float(missing_delta,
                stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + (kShifted<MS_DELTA_ACCESS> ? shift(delta) : 0)]);
   }
-  if constexpr (!kBConstant)
-    for (int i = begin * kPaddedStates * kParts + lane; i < end * kPaddedStates * kParts; i += 32) shared.B[i] = 0.0f;
+  if constexpr (!kBConstant) {
+    auto* B = const_cast<float*>(tile_B(shared, stage));
+    for (int i = begin * kPaddedStates * kParts + lane; i < end * kPaddedStates * kParts; i += 32) B[i] = 0.0f;
+  }
   __syncwarp();
 }
 

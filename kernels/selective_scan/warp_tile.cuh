@@ -1,6 +1,6 @@
-// What forward.cu, carry.cu and compose.cu share: how a warp's lanes, channels and states are laid out, which pieces of
-// which rows a warp works on, and what it has in shared memory. tile_rows.cuh and tile_copy.cuh bring tiles there,
-// tile_values.cuh reads them.
+// What forward.cu, carry.cu, compose.cu and prepare.cu share: how a warp's lanes, channels and states are laid out,
+// which pieces of which rows a warp works on, and what it has in shared memory. tile_rows.cuh and tile_copy.cuh bring
+// tiles there, tile_values.cuh reads them.
 //
 // A block is one warp, or, in relay.cu, a few: a warp waits only for its own copies, so there is no block barrier
 // anywhere. A lane owns MS_CHANNELS channels and MS_STATES states of each; MS_LANES lanes share them:
@@ -36,6 +36,8 @@
 //   MS_INVARIANT         1: chunk_invariant. Slots are segments of a row (forward_params.h); MS_HAS_INITIAL and
 //                        MS_HAS_FINAL are 1 even if there is no such state, so that all calls run the same kernel
 //   MS_PACKED            1: the row holds sequences, see problem.h
+//   MS_PREPARED          1: B and C come from prepare.cu, fp32 and in the order lanes read them; their orders and
+//                        accesses then stand for nothing
 //   MS_SLICE             0: all states; 1: some, whose sums go to partial_sum; 2: the last ones, which finish y
 #pragma once
 
@@ -69,6 +71,7 @@ constexpr int kQuads = 32 / kLanes;
 constexpr int kWarpChannels = kQuads * kChannels;
 constexpr int kPaddedStates = kLanes * kStates;
 constexpr bool kPacked = MS_PACKED;
+constexpr bool kPrepared = MS_PREPARED;
 constexpr bool kBConstant = MS_B_ORDER == 3;
 constexpr bool kCConstant = MS_C_ORDER == 3;
 // Channels whose sums over states a lane ends up with, and steps of a group: lanes that would own the same channel
@@ -115,11 +118,16 @@ constexpr int kProjectionElements = ORDER == 3 ? 1 : kProjectionRows<ORDER> * kP
 static_assert(32 % kLanes == 0 && kPaddedStates >= kDState, "states must fit the lanes");
 static_assert((kChannels & (kChannels - 1)) == 0, "channels per lane are halved when sums are reduced");
 static_assert(kParts == 1 || (MS_B_ORDER != 1 && MS_C_ORDER != 1), "complex numbers are copied pair by pair");
+static_assert(!kPrepared || (kParts == 1 && MS_B_ORDER != 3), "what is constant in time, or complex, is not prepared");
+static_assert(kTile % 4 == 0, "prepared tiles are copied in chunks of 16 bytes");
 static_assert(kStages >= 2, "a tile is copied while another is computed");
 static_assert(kChannels == 1 || !(kShifted<MS_U_ACCESS> || kShifted<MS_DELTA_ACCESS> || kShifted<MS_Z_ACCESS>),
               "a lane's channels would not be adjacent");
 static_assert(kTile % kSteps == 0 && kSteps % 2 == 0, "a tile holds whole groups, and the gate takes pairs of steps");
 static_assert((kSteps & (kSteps - 1)) == 0, "steps are halved when sums are reduced");
+
+// B and C of a tile in fp32, [step][part][s]: a lane's states of a step are adjacent.
+constexpr int kTileFloats = kTile * kPaddedStates * kParts;
 
 // One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent;
 // these rows of steps then run as they do in memory, the last step first when kReverse.
@@ -127,8 +135,13 @@ struct __align__(16) Stage {
   __align__(16) Element u[kSequenceRows * kPitch<MS_U_ACCESS>];
   __align__(16) Element delta[kSequenceRows * kPitch<MS_DELTA_ACCESS>];
   __align__(16) Element z[MS_HAS_Z ? kSequenceRows * kPitch<MS_Z_ACCESS> : 1];
+#if MS_PREPARED
+  __align__(16) float B[kTileFloats];
+  __align__(16) float C[kCConstant ? 1 : kTileFloats];  // constant: carry.cu, which needs none
+#else
   __align__(16) Element B[kProjectionElements<MS_B_ORDER, MS_B_ACCESS>];
   __align__(16) Element C[kProjectionElements<MS_C_ORDER, MS_C_ACCESS>];
+#endif
 };
 
 struct Row {
@@ -154,10 +167,28 @@ struct __align__(16) Shared {
   Index boundary;  // the step at which it ends
   int done;        // steps of the tile before the ones being computed
 #endif
-  // The tile being computed, fp32, [step][part][s]: a lane's states of a step are adjacent.
-  __align__(16) float B[kBConstant ? 1 : kTile * kPaddedStates * kParts];
-  __align__(16) float C[kCConstant ? 1 : kTile * kPaddedStates * kParts];
+#if !MS_PREPARED
+  // Of the tile being computed.
+  __align__(16) float B[kBConstant ? 1 : kTileFloats];
+  __align__(16) float C[kCConstant ? 1 : kTileFloats];
+#endif
 };
+
+// B and C of the tile being computed, which came with `stage`.
+__device__ __forceinline__ const float* tile_B(const Shared& shared, const Stage& stage) {
+#if MS_PREPARED
+  return stage.B;
+#else
+  return shared.B;
+#endif
+}
+__device__ __forceinline__ const float* tile_C(const Shared& shared, const Stage& stage) {
+#if MS_PREPARED
+  return stage.C;
+#else
+  return shared.C;
+#endif
+}
 
 // ---- which piece of which row ----
 

@@ -33,4 +33,11 @@ double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, 
 // The same cut into `slots` segments of `steps` steps, of which `resident` of each scheduler run at a time.
 double clocks_in_segments(const ForwardVariant& variant, Index slots, int resident, Index steps, Index schedulers);
 
+// What prepared B and C save a scan of `warps` warps per scheduler, each of `steps` steps, that would move them as
+// `variant` does.
+double clocks_saved_by_preparing(const ForwardVariant& variant, double warps, double steps);
+
+// What it takes to prepare `tensors` tensors of `floats` numbers each.
+double clocks_to_prepare(const ForwardVariant& variant, int tensors, double floats, int sm_count);
+
 }  // namespace mamba_scan::ops

@@ -86,6 +86,11 @@ std::int16_t unroll_for(const ForwardVariant& v) {
 }
 
 void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
+  if (v.prepared) {  // prepare.cu reads any layout
+    v.b_order = v.c_order = ProjectionOrder::kStates;
+    v.b_access = v.c_access = Access::kVectors;
+    return;
+  }
   const ProjectionLayout B = layout_of(problem.B, problem, v.tile), C = layout_of(problem.C, problem, v.tile);
   v.b_order = B.order, v.b_access = B.access;
   v.c_order = C.order, v.c_access = C.access;
@@ -367,6 +372,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_INVARIANT", v.chunk_invariant);
   define("MS_PACKED", v.packed);
   define("MS_COMPLEX", v.is_complex);
+  define("MS_PREPARED", v.prepared);
   define("MS_SLICE", static_cast<int>(v.slice));
   return out;
 }
@@ -419,6 +425,10 @@ ForwardVariant carry_variant(ForwardVariant v) {
   return v;
 }
 
+bool fits_shared_with_carries(const ForwardVariant& v, const driver::DeviceReport& device) {
+  return fits_shared_memory(v, device) && (!v.cut || carry_variant(v).shared_bytes() <= kMostStaticShared);
+}
+
 // A carry pass computes little per tile, so that six tiles must be under way to hide how long copies take; fewer where
 // shared memory would then hold fewer warps than there are.
 std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver::DeviceReport& device) {
@@ -465,8 +475,55 @@ void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params)
   params.delta_steps = sequence_steps(p.delta, v.delta_access, v);
   params.z_steps = sequence_steps(p.z, v.z_access, v);
   params.y_steps = sequence_steps(p.y, v.y_access, v);
-  params.B_steps = projection_steps(p.B, v.b_order, v);
-  params.C_steps = projection_steps(p.C, v.c_order, v);
+  params.B_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.B, v.b_order, v);
+  params.C_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.C, v.c_order, v);
+}
+
+// ---- prepared B and C -----------------------------------------------------------------------------------------------
+
+// Carries interleave the states of a channel's lanes.
+bool carries_read_another_order(const ForwardVariant& v) { return v.cut && v.lanes > 1 && v.states > 1; }
+
+// Steps that a block of prepare.cu takes: 8 KB of one tensor.
+int prepare_steps(const ForwardVariant& v) {
+  int steps = 256;
+  while (steps > 8 && steps * v.lanes * v.states > 2048) steps /= 2;
+  return steps;
+}
+
+// Of one tensor in fp32, for every batch, group and step of whole tiles.
+std::size_t prepared_floats(const ForwardPlan& plan) {
+  const SelectiveScanProblem& p = plan.params.problem;
+  const ForwardVariant& v = plan.variant;
+  return static_cast<std::size_t>(p.batch * p.ngroups * plan.params.tiles_per_row * v.tile * v.lanes * v.states);
+}
+
+// The plan with B and C prepared.
+ForwardPlan with_preparation(ForwardPlan plan, const SelectiveScanProblem& slice, const driver::DeviceReport& device) {
+  ForwardVariant& v = plan.variant;
+  v.prepared = true;
+  set_projections(slice, v);
+  v.reverse = slice.reverse && has_adjacent_steps(v);
+  if (v.cut) v.carry_stages = carry_stages_for(v, plan.params.slots, device);
+  set_tile_steps(v, plan.params);
+  plan.prepared_bytes = ceil_div<std::size_t>(prepared_floats(plan) * sizeof(float), 256) * 256;
+  plan.prepared_tensors = carries_read_another_order(v) ? 3 : 2;
+  return plan;
+}
+
+bool can_be_prepared(const ForwardVariant& v, const SelectiveScanProblem& problem) {
+  return v.warps == 1 && problem.seqlen > 0 && !v.is_complex && v.b_order != ProjectionOrder::kConstant &&
+         v.c_order != ProjectionOrder::kConstant;
+}
+
+bool pays_to_prepare(const ForwardPlan& plan, const ForwardPlan& prepared, const driver::DeviceReport& device) {
+  const ForwardVariant& v = plan.variant;
+  if (blocks_per_sm(prepared.variant, device) < blocks_per_sm(v, device)) return false;
+  const double slots = plan.params.slots, schedulers = static_cast<double>(busy_schedulers(v, device));
+  const double steps = static_cast<double>(plan.params.tiles) * v.tile / slots;
+  return clocks_saved_by_preparing(v, std::ceil(slots / schedulers), steps) >
+         clocks_to_prepare(v, prepared.prepared_tensors, static_cast<double>(prepared_floats(prepared)),
+                           device.sm_count);
 }
 
 }  // namespace
@@ -489,10 +546,11 @@ std::size_t ForwardVariant::shared_bytes() const {
   const auto expanded = [&](ProjectionOrder order) {
     return aligned(order == ProjectionOrder::kConstant ? 4 : row * lanes * states * 4);
   };
-  const std::size_t stage = sequence(u_access) + sequence(delta_access) + (has_z ? sequence(z_access) : 16) +
-                            raw(b_order, b_access) + raw(c_order, c_access);
-  const std::size_t piece = packed ? 48 : 32;
-  return static_cast<std::size_t>(stages) * stage + piece + expanded(b_order) + expanded(c_order);
+  const std::size_t sequences = sequence(u_access) + sequence(delta_access) + (has_z ? sequence(z_access) : 16);
+  const std::size_t piece = packed ? 48 : 32, of_tile = expanded(b_order) + expanded(c_order);
+  if (prepared) return static_cast<std::size_t>(stages) * (sequences + of_tile) + piece;
+  return static_cast<std::size_t>(stages) * (sequences + raw(b_order, b_access) + raw(c_order, c_access)) + piece +
+         of_tile;
 }
 
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
@@ -518,16 +576,31 @@ jit::Variant ForwardVariant::compose() const {
   v.b_order = v.c_order = ProjectionOrder::kConstant;
   v.u_access = v.delta_access = v.z_access = v.y_access = v.b_access = v.c_access = Access::kVectors;
   v.softplus = v.has_bias = v.has_d = v.has_z = v.has_initial = v.has_final = v.reverse = v.packed = false;
+  v.prepared = false;
   v.slice = StateSlice::kAll;
   return make_variant(v, "selective_scan/compose.cu", "selective_scan_compose");
 }
 
+jit::Variant ForwardVariant::prepare() const {
+  ForwardVariant v;  // how many states lie in which order is all that matters
+  v.dtype = dtype;
+  v.dstate = dstate;
+  v.lanes = lanes;
+  v.states = states;
+  v.tile = tile;
+  v.channels = 1;
+  v.cut = carries_read_another_order(*this);
+  jit::Variant out = make_variant(v, "selective_scan/prepare.cu", "selective_scan_prepare");
+  out.defines.emplace_back("MS_PREPARE_STEPS", std::to_string(prepare_steps(v)));
+  return out;
+}
+
 ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::DeviceReport& device,
-                         const PlanChoice* choice) {
+                         const PlanChoice* choice, Preparation preparation) {
   if (choice != nullptr && as_stored.chunk_invariant) choice = nullptr;
   if (choice != nullptr && !can_be_compiled(*choice)) {
     const PlanChoice simple = without_details(*choice);
-    return plan_forward(as_stored, device, &simple);
+    return plan_forward(as_stored, device, &simple, preparation);
   }
   const SelectiveScanProblem whole = in_scan_order(as_stored);
   const Index slice_states = states_at_once(whole);
@@ -560,10 +633,9 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   set_projections(problem, v);
   set_accesses(problem, v);
   if (v.cut) v.carry_stages = carry_stages_for(v, chosen.slots, device);
-  if (choice != nullptr && has_details(*choice) &&
-      (!fits_shared_memory(v, device) || (v.cut && carry_variant(v).shared_bytes() > kMostStaticShared))) {
+  if (choice != nullptr && has_details(*choice) && !fits_shared_with_carries(v, device)) {
     const PlanChoice simple = without_details(*choice);
-    return plan_forward(as_stored, device, &simple);
+    return plan_forward(as_stored, device, &simple, preparation);
   }
 
   const Index channels_per_group = problem.dim / problem.ngroups;
@@ -588,6 +660,7 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   plan.params.carry_delta = nullptr;
   plan.params.partial_sum = nullptr;
   plan.params.first_slice = false;
+  plan.params.prepared_B = plan.params.prepared_C = plan.params.prepared_carry_B = nullptr;
   plan.params.segment_tiles = 0;
   plan.params.slots_per_row = 0;
   set_tile_steps(v, plan.params);
@@ -603,7 +676,10 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
     plan.partial_sum_bytes = static_cast<std::size_t>(tiles) * static_cast<std::size_t>(v.tile) *
                              static_cast<std::size_t>(v.warp_channels()) * sizeof(float);
   }
-  return plan;
+  if (preparation == Preparation::kNever || !can_be_prepared(plan.variant, problem)) return plan;
+  const ForwardPlan prepared = with_preparation(plan, problem, device);
+  if (!fits_shared_with_carries(prepared.variant, device)) return plan;
+  return preparation == Preparation::kAlways || pays_to_prepare(plan, prepared, device) ? prepared : plan;
 }
 
 // Slices begin at multiples of 8 states, so that B and C can be copied in vectors as if they began there.
@@ -640,6 +716,13 @@ SlicePlan slice_of(const ForwardPlan& plan, int slice) {
 unsigned compose_blocks(const SlicePlan& plan) {
   const int rows = plan.params.slots / plan.params.slots_per_row;
   return static_cast<unsigned>(rows * plan.variant.channels * plan.variant.states);
+}
+
+unsigned prepare_blocks(const SlicePlan& plan) {
+  const ForwardVariant& v = plan.variant;
+  const SelectiveScanProblem& p = plan.params.problem;
+  const Index tensors = carries_read_another_order(v) ? 3 : 2, steps = Index{plan.params.tiles_per_row} * v.tile;
+  return static_cast<unsigned>(tensors * p.batch * p.ngroups * ceil_div<Index>(steps, prepare_steps(v)));
 }
 
 }  // namespace mamba_scan::ops

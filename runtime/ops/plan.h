@@ -1,6 +1,6 @@
 // How one forward scan is run on a CUDA device: which specialisation of
-// kernels/selective_scan/{forward,relay,carry,compose}.cu, and how its rows are dealt out to warps. Depends on the
-// problem's class and the device's size only, so it can be tested without a GPU.
+// kernels/selective_scan/{forward,relay,carry,compose,prepare}.cu, and how its rows are dealt out to warps. Depends on
+// the problem's class and the device's size only, so it can be tested without a GPU.
 #pragma once
 
 #include <compare>
@@ -54,6 +54,7 @@ struct ForwardVariant {
   bool chunk_invariant = false;
   bool packed = false;
   bool is_complex = false;
+  bool prepared = false;  // b_order to c_access then stand for nothing, and do not differ
   StateSlice slice = StateSlice::kAll;
 
   auto operator<=>(const ForwardVariant&) const = default;
@@ -66,6 +67,7 @@ struct ForwardVariant {
   jit::Variant scan() const;     // forward.cu, or relay.cu
   jit::Variant carry() const;    // only when cut
   jit::Variant compose() const;  // only when cut and chunk_invariant
+  jit::Variant prepare() const;  // only when prepared
 };
 
 constexpr unsigned kForwardBlockThreads = 32;
@@ -88,7 +90,9 @@ struct ForwardPlan {
   std::size_t carry_state_bytes = 0;  // of scratch memory, aligned to 16; the same for one slice after another
   std::size_t carry_delta_bytes = 0;
   std::size_t partial_sum_bytes = 0;
-  double clocks = 0;  // that one of the launches is expected to take, with its carries
+  std::size_t prepared_bytes = 0;  // of each prepared tensor, aligned to 256
+  int prepared_tensors = 0;        // B and C, and B once more where carries read it in another order
+  double clocks = 0;               // that one of the launches is expected to take, with its carries
 };
 
 // What a slice launches; the plan's own variant and params when there is only one.
@@ -100,6 +104,9 @@ MAMBA_SCAN_API SlicePlan slice_of(const ForwardPlan& plan, int slice);
 
 // Blocks of compose.cu, which has kForwardBlockThreads, as carry.cu.
 MAMBA_SCAN_API unsigned compose_blocks(const SlicePlan& plan);
+
+// Blocks of kPrepareThreads of prepare.cu.
+MAMBA_SCAN_API unsigned prepare_blocks(const SlicePlan& plan);
 
 // What a model of the device chooses, unless it has been measured (ops/tuning.h).
 struct PlanChoice {
@@ -116,10 +123,14 @@ struct PlanChoice {
   auto operator<=>(const PlanChoice&) const = default;
 };
 
+// Whether B and C are prepared: where it pays, wherever it is possible, not at all. Results are the same, bit for bit.
+enum class Preparation : std::int8_t { kAuto, kAlways, kNever };
+
 // The problem must have passed check(). Throws ArgumentError for what CUDA kernels do not serve. A choice that is not
 // possible for the problem is not made, and none with chunk_invariant: the plan must not depend on what was measured.
 MAMBA_SCAN_API ForwardPlan plan_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                                        const PlanChoice* choice = nullptr);
+                                        const PlanChoice* choice = nullptr,
+                                        Preparation preparation = Preparation::kAuto);
 
 // The variants of the forward kernel that ordinary models use on a device of this compute capability (90 for sm_90):
 // compiled ahead by `mamba-scan warm`, and for every architecture by the tests.

@@ -29,6 +29,7 @@ struct Kernels {
   const jit::LoadedKernel* scan = nullptr;     // forward.cu or relay.cu
   const jit::LoadedKernel* carry = nullptr;    // null unless the variant is cut
   const jit::LoadedKernel* compose = nullptr;  // null unless it is chunk_invariant as well
+  const jit::LoadedKernel* prepare = nullptr;  // null unless B and C are prepared
 };
 
 // Which kernels a variant became on a device, found without making strings: the path of every call after the first.
@@ -41,13 +42,15 @@ class KernelTable {
       if (const auto found = kernels_.find(key); found != kernels_.end()) return found->second;
     }
     Kernels kernels;
-    std::future<const jit::LoadedKernel*> carry;
-    if (variant.cut) {  // two compiles, side by side
-      carry = std::async(std::launch::async, [&] {
+    const auto start = [&](jit::Variant kernel) {  // compiles, side by side
+      return std::async(std::launch::async, [&, kernel = std::move(kernel)] {
         const driver::ContextGuard guard(*device.driver, device.context);
-        return &runtime.kernels().get(variant.carry(), device.report);
+        return &runtime.kernels().get(kernel, device.report);
       });
-    }
+    };
+    std::future<const jit::LoadedKernel*> carry, prepare;
+    if (variant.cut) carry = start(variant.carry());
+    if (variant.prepared) prepare = start(variant.prepare());
     kernels.scan = &runtime.kernels().get(variant.scan(), device.report);
     constexpr std::size_t kAllowedAnyway = 48 << 10;
     if (variant.dynamic_shared_bytes() > kAllowedAnyway)
@@ -55,6 +58,7 @@ class KernelTable {
     if (variant.cut && variant.chunk_invariant)
       kernels.compose = &runtime.kernels().get(variant.compose(), device.report);
     if (variant.cut) kernels.carry = carry.get();
+    if (variant.prepared) kernels.prepare = prepare.get();
     std::unique_lock lock(mutex_);
     return kernels_.emplace(key, kernels).first->second;
   }
@@ -88,7 +92,7 @@ trace::KernelLaunch describe(const SelectiveScanProblem& p, const jit::LoadedKer
   return launch;
 }
 
-// work: what the launch stands for; nothing for the carries, which are our own overhead.
+// work: what the launch stands for; nothing for carries and preparation, which are our own overhead.
 void launch(SelectiveScanForwardParams params, const jit::LoadedKernel& kernel, const driver::LaunchConfig& config,
             Runtime& rt, const DeviceContext& device, Work work) {
   const driver::Driver& driver = *device.driver;
@@ -124,11 +128,21 @@ ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& d
 }
 
 std::size_t scratch_bytes(const ForwardPlan& plan) {
-  return plan.carry_state_bytes + plan.carry_delta_bytes + plan.partial_sum_bytes;
+  return plan.prepared_bytes * static_cast<std::size_t>(plan.prepared_tensors) + plan.carry_state_bytes +
+         plan.carry_delta_bytes + plan.partial_sum_bytes;
 }
 
 void set_scratch(ForwardPlan& plan, void* scratch) {
   auto* memory = static_cast<char*>(scratch);
+  if (plan.prepared_tensors > 0) {
+    const auto prepared = [&](int tensor) {
+      return reinterpret_cast<float*>(memory + static_cast<std::size_t>(tensor) * plan.prepared_bytes);
+    };
+    plan.params.prepared_B = prepared(0);
+    plan.params.prepared_C = prepared(1);
+    plan.params.prepared_carry_B = plan.prepared_tensors > 2 ? prepared(2) : prepared(0);
+    memory += static_cast<std::size_t>(plan.prepared_tensors) * plan.prepared_bytes;
+  }
   if (plan.carry_state_bytes > 0) {
     plan.params.carry_state = reinterpret_cast<float*>(memory);
     plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
@@ -141,18 +155,21 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
   for (int i = 0; i < plan.slices; ++i) {
     const SlicePlan slice = slice_of(plan, i);
     const Kernels kernels = kernel_table().get(rt, slice.variant, device);
-    const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, Work work) {
+    const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, unsigned threads, Work work,
+                                std::size_t shared = 0) {
       driver::LaunchConfig config;
       config.grid[0] = blocks;
-      config.block[0] = slice.variant.block_threads();
-      config.dynamic_shared_bytes = static_cast<unsigned>(slice.variant.dynamic_shared_bytes());
+      config.block[0] = threads;
+      config.dynamic_shared_bytes = static_cast<unsigned>(shared);
       config.stream = static_cast<driver::CUstream>(stream);
       launch(slice.params, kernel, config, rt, device, work);
     };
     const auto slots = static_cast<unsigned>(slice.params.slots);
-    if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, Work{});
-    if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), Work{});
-    run_blocks(*kernels.scan, slots, forward_work(slice.params.problem));
+    if (kernels.prepare != nullptr) run_blocks(*kernels.prepare, prepare_blocks(slice), kPrepareThreads, Work{});
+    if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, kForwardBlockThreads, Work{});
+    if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), kForwardBlockThreads, Work{});
+    run_blocks(*kernels.scan, slots, slice.variant.block_threads(), forward_work(slice.params.problem),
+               slice.variant.dynamic_shared_bytes());
   }
 }
 

@@ -64,6 +64,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   const auto add_plan = [&](const ForwardPlan& plan) {
     for (int i = 0; i < plan.slices; ++i) {
       const ForwardVariant variant = slice_of(plan, i).variant;
+      if (variant.prepared) add_once(variant.prepare());
       add_once(variant.scan());
       if (variant.cut) add_once(variant.carry());
       if (variant.cut && variant.chunk_invariant) add_once(variant.compose());

@@ -238,6 +238,7 @@ std::vector<jit::Variant> variants_of(const PlanChoice& choice, const SelectiveS
     const ForwardVariant variant = slice_of(plan, i).variant;
     variants.push_back(variant.scan());
     if (variant.cut) variants.push_back(variant.carry());
+    if (variant.prepared) variants.push_back(variant.prepare());
   }
   return variants;
 }

@@ -321,13 +321,16 @@ TEST(Plan, MovesInWordsWhatIsNotAlignedAndByElementWhatIsNotAdjacent) {
   EXPECT_EQ(plan_forward(groups, device).variant.u_access, Access::kWords);
 
   SelectiveScanProblem odd_states = problem_of(8, 2048, 64, 13);
-  EXPECT_EQ(plan_forward(odd_states, device).variant.b_order, ProjectionOrder::kStates);
-  EXPECT_EQ(plan_forward(odd_states, device).variant.b_access, Access::kWords);
+  const auto unprepared = [&](const SelectiveScanProblem& scan) {
+    return plan_forward(scan, device, nullptr, Preparation::kNever).variant;
+  };
+  EXPECT_EQ(unprepared(odd_states).b_order, ProjectionOrder::kStates);
+  EXPECT_EQ(unprepared(odd_states).b_access, Access::kWords);
 
   const SelectiveScanProblem odd_length = problem_of(8, 2047, 64, 16, DType::kFloat16, true);
-  EXPECT_EQ(plan_forward(odd_length, device).variant.u_access, Access::kWords);
-  EXPECT_EQ(plan_forward(odd_length, device).variant.b_order, ProjectionOrder::kSteps);
-  EXPECT_EQ(plan_forward(odd_length, device).variant.b_access, Access::kWords);
+  EXPECT_EQ(unprepared(odd_length).u_access, Access::kWords);
+  EXPECT_EQ(unprepared(odd_length).b_order, ProjectionOrder::kSteps);
+  EXPECT_EQ(unprepared(odd_length).b_access, Access::kWords);
 }
 
 TEST(Plan, ReversesByStridesFromTheLastStepOn) {
@@ -367,7 +370,7 @@ TEST(Plan, FindsTheAlignmentOfReversedSteps) {
 // Without how tensors are read and written, which does not change what is added up in which order.
 ForwardVariant arithmetic_of(ForwardVariant v) {
   v.u_access = v.delta_access = v.z_access = v.y_access = v.b_access = v.c_access = Access::kVectors;
-  v.cut = false;
+  v.cut = v.prepared = false;
   v.carry_stages = 2;
   v.b_order = v.c_order = ProjectionOrder::kStates;
   return v;
@@ -450,7 +453,9 @@ TEST(Plan, CutsPackedRowsInTimeUnlessTheyMustBeInvariant) {
 }
 
 TEST(Plan, ReadsTheOrderOfBAndC) {
-  const auto order = [](const SelectiveScanProblem& p) { return plan_forward(p, device_with(132)).variant.b_order; };
+  const auto order = [](const SelectiveScanProblem& p) {
+    return plan_forward(p, device_with(132), nullptr, Preparation::kNever).variant.b_order;
+  };
   EXPECT_EQ(order(problem_of(2, 64, 64)), ProjectionOrder::kStates);
   EXPECT_EQ(order(problem_of(2, 64, 64, 16, DType::kFloat16, true)), ProjectionOrder::kSteps);
   SelectiveScanProblem p = problem_of(2, 64, 64);
@@ -460,6 +465,109 @@ TEST(Plan, ReadsTheOrderOfBAndC) {
   EXPECT_EQ(order(p), ProjectionOrder::kStrided);
   p.B = {memory, 0, 0, 16, 1, true};
   EXPECT_EQ(order(p), ProjectionOrder::kConstant);
+}
+
+bool is_prepared(const SelectiveScanProblem& p, Preparation preparation = Preparation::kAuto) {
+  return plan_forward(p, device_with(132), nullptr, preparation).variant.prepared;
+}
+
+TEST(Plan, PreparesBAndCWhereManyWarpsReadThemForLong) {
+  EXPECT_TRUE(is_prepared(problem_of(64, 2048, 1536)));
+  EXPECT_TRUE(is_prepared(problem_of(1, 131072, 2048)));
+  EXPECT_FALSE(is_prepared(problem_of(64, 2048, 64))) << "two warps at most would share each B";
+  EXPECT_FALSE(is_prepared(problem_of(64, 64, 1536))) << "over before another launch has begun";
+  EXPECT_FALSE(is_prepared(problem_of(1, 1, 1536)));
+}
+
+TEST(Plan, PreparesBAndCSoonerWhereTheyAreDearToRead) {
+  const auto shortest = [](SelectiveScanProblem p, Index offset, Index state_stride) {
+    p.B.data = p.C.data = reinterpret_cast<char*>(memory) + offset;
+    p.B.state_stride = p.C.state_stride = state_stride;
+    while (!is_prepared(p)) p.seqlen += 16;
+    return p.seqlen;
+  };
+  const SelectiveScanProblem p = problem_of(16, 16, 2048);
+  const Index aligned = shortest(p, 0, 1), shifted = shortest(p, 2, 1), strided = shortest(p, 0, 2);
+  EXPECT_GT(aligned, 2 * shifted);
+  EXPECT_GT(shifted, strided);
+}
+
+TEST(Plan, PreparesNoComplexBAndCNorConstantOnes) {
+  const SelectiveScanProblem p = problem_of(64, 2048, 1536);
+  for (const Preparation preparation : {Preparation::kAuto, Preparation::kAlways}) {
+    EXPECT_FALSE(is_prepared(with_complex_states(p), preparation));
+    SelectiveScanProblem constant = p;
+    constant.B = {memory, 0, 0, 16, 1, true};
+    EXPECT_FALSE(is_prepared(constant, preparation));
+    constant.C = constant.B, constant.B = p.B;
+    EXPECT_FALSE(is_prepared(constant, preparation));
+    EXPECT_FALSE(is_prepared(problem_of(64, 0, 1536), preparation));
+  }
+  EXPECT_FALSE(is_prepared(p, Preparation::kNever));
+}
+
+TEST(Plan, PreparesOnlyWhereAsManyWarpsStayResident) {
+  SelectiveScanProblem p = problem_of(64, 2048, 1536, 64);
+  const PlanChoice many_stages = {.lanes = 4, .tile = 16, .stages = 8};
+  const auto device = device_with(132, 86);
+  EXPECT_TRUE(plan_forward(p, device).variant.prepared);
+  EXPECT_FALSE(plan_forward(p, device, &many_stages).variant.prepared);
+}
+
+TEST(Plan, KeepsPreparedBAndCOfEveryGroupInWholeTiles) {
+  SelectiveScanProblem p = problem_of(3, 1001, 768, 13);
+  p.ngroups = 2;
+  const ForwardPlan plan = plan_forward(p, device_with(132), nullptr, Preparation::kAlways);
+  const ForwardVariant& v = plan.variant;
+  const Index steps = Index{plan.params.tiles_per_row} * v.tile, states = v.lanes * v.states;
+  const auto bytes = static_cast<std::size_t>(3 * 2 * steps * states * 4);
+  EXPECT_EQ(plan.prepared_bytes, (bytes + 255) / 256 * 256);
+  EXPECT_EQ(plan.prepared_tensors, v.cut && v.lanes > 1 && v.states > 1 ? 3 : 2);
+  const ForwardPlan plain = plan_forward(p, device_with(132), nullptr, Preparation::kNever);
+  EXPECT_EQ(plain.prepared_bytes, 0u);
+  EXPECT_EQ(plain.prepared_tensors, 0);
+  EXPECT_EQ(plain.params.slots, plan.params.slots) << "the rest of the plan is the same";
+}
+
+TEST(Plan, PreparesBOnceMoreForCarriesOfSeveralLanes) {
+  const SelectiveScanProblem p = problem_of(1, 131072, 64);
+  for (const std::int16_t lanes : {1, 2, 16}) {
+    const PlanChoice cut = {.lanes = lanes, .cut = true}, whole = {.lanes = lanes};
+    const auto tensors = [&](const PlanChoice& choice) {
+      return plan_forward(p, device_with(132), &choice, Preparation::kAlways).prepared_tensors;
+    };
+    EXPECT_EQ(tensors(cut), lanes == 2 ? 3 : 2) << lanes << " lanes";
+    EXPECT_EQ(tensors(whole), 2) << lanes << " lanes";
+  }
+}
+
+// A block for every 8 KB of fp32: 128 steps of 16 states.
+TEST(Plan, PreparesEveryStepOfEveryTensor) {
+  const auto blocks = [](const ForwardPlan& plan, int slice) { return prepare_blocks(slice_of(plan, slice)); };
+  const auto plan_of = [](const SelectiveScanProblem& p) {
+    return plan_forward(p, device_with(132), nullptr, Preparation::kAlways);
+  };
+  EXPECT_EQ(blocks(plan_of(problem_of(64, 2048, 1536)), 0), 2u * 64 * 16);
+  EXPECT_EQ(blocks(plan_of(problem_of(64, 2049, 1536)), 0), 2u * 64 * 17);
+  const ForwardPlan slices = plan_of(problem_of(64, 2048, 1536, 300));  // 64 states each but the last, of 44
+  ASSERT_EQ(slices.slices, 5);
+  for (int i = 0; i < slices.slices; ++i) {
+    EXPECT_TRUE(slice_of(slices, i).variant.prepared);
+    EXPECT_EQ(blocks(slices, i), 2u * 64 * 64) << i;
+  }
+}
+
+TEST(Plan, PreparedKernelsDoNotDependOnHowBAndCLieInMemory) {
+  const auto device = device_with(132);
+  const SelectiveScanProblem p = problem_of(1, 131072, 64);
+  SelectiveScanProblem other = p;
+  other.B.state_stride = 131072, other.B.seq_stride = 1;
+  other.C.data = reinterpret_cast<char*>(memory) + 2;
+  const ForwardVariant one = plan_forward(p, device, nullptr, Preparation::kAlways).variant;
+  EXPECT_TRUE(one == plan_forward(other, device, nullptr, Preparation::kAlways).variant);
+  EXPECT_TRUE(one.cut);
+  EXPECT_NE(one.carry(), plan_forward(p, device, nullptr, Preparation::kNever).variant.carry());
+  EXPECT_EQ(one.prepare(), plan_forward(with_everything(p), device, nullptr, Preparation::kAlways).variant.prepare());
 }
 
 TEST(Plan, CarriesDoNotDependOnWhatOnlyOutputsNeed) {

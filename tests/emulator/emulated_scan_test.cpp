@@ -161,17 +161,49 @@ TEST_P(InvariantScan, IsBitwiseTheSameFromAnExplicitStateOfZeros) {
   }
 }
 
+class PreparedScan : public EmulatedScan {};
+
+std::vector<ScanCase> prepared_cases() {
+  std::vector<ScanCase> cases = scan_cases();
+  std::erase_if(cases, [](const ScanCase& scan) { return scan.preparation == mamba_scan::ops::Preparation::kNever; });
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, PreparedScan, testing::ValuesIn(prepared_cases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(PreparedScan, IsBitwiseTheSameAsOneThatIsNot) {
+  using mamba_scan::ops::Preparation;
+  ScanCase scan = GetParam();
+  for (const Index seqlen : scan.seqlens) {
+    Device device;
+    ScanSetup setup(scan, seqlen, device, 70);
+    std::vector<std::vector<unsigned char>> results;
+    for (const Preparation preparation : {Preparation::kNever, Preparation::kAlways}) {
+      scan.preparation = preparation;
+      setup.reset_outputs();
+      PlannedScan plan = plan_scan(setup.problem(), scan, device);
+      run(plan, Order::kForward, device);
+      if (HasFatalFailure()) return;
+      results.push_back(setup.outputs());
+    }
+    ASSERT_EQ(first_difference(results[0], results[1]), std::nullopt) << seqlen << " steps";
+  }
+}
+
 // The cases above only mean something if they reach every kernel.
 TEST(EmulatedKernels, AreAllReached) {
-  int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0, relays = 0;
+  int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0, relays = 0, prepares = 0, prepared = 0;
   for (const KernelImage* kernel : shipped_kernels()) {
     const std::string name = kernel->name;
     carries += name.starts_with("selective_scan_carry[");
     composes += name.starts_with("selective_scan_compose[");
     relays += name.starts_with("selective_scan_relay[");
+    prepares += name.starts_with("selective_scan_prepare[");
     if (!name.starts_with("selective_scan_forward[")) continue;
     packed += name.find("MS_PACKED=1") != std::string::npos;
     invariant += name.find("MS_INVARIANT=1") != std::string::npos;
+    prepared += name.find("MS_PREPARED=1") != std::string::npos;
     (name.find("MS_CUT=1") != std::string::npos ? cut : whole) += 1;
   }
   EXPECT_GE(whole, 12);
@@ -181,6 +213,8 @@ TEST(EmulatedKernels, AreAllReached) {
   EXPECT_GE(packed, 20);
   EXPECT_GE(invariant, 8);
   EXPECT_GE(relays, 30);
+  EXPECT_GE(prepares, 12);
+  EXPECT_GE(prepared, 20);
 }
 
 // Static shared memory above 48 KB does not load on a GPU.

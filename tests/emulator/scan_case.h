@@ -52,6 +52,7 @@ struct ScanCase {
   int sm_count = 1;                    // few multiprocessors are full soon: the plan then gives a lane several channels
   int shared_kib = 100;                // of a multiprocessor: with less, tiles and channels are fewer
   mamba_scan::ops::PlanChoice choice;  // to be made instead of the plan's, if lanes is not 0
+  mamba_scan::ops::Preparation preparation = mamba_scan::ops::Preparation::kNever;
 
   ScanCase& everything();  // all optional inputs and outputs
   ScanCase& bare();        // none

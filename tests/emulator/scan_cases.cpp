@@ -1,5 +1,6 @@
 #include "scan_case.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -427,6 +428,51 @@ std::vector<ScanCase> scan_cases() {
   {
     ScanCase& scan = add("StateInPlace", f32, steps);
     scan.initial = scan.final = scan.state_in_place = true;
+  }
+
+  // The same with B and C prepared: every type, both orders, aligned or not, states that fill the lanes or do not,
+  // steps that fill tiles or do not; whole and cut, in slices, reversed, packed, invariant.
+  for (const char* name : {"Float32Steps",
+                           "Float16Channels",
+                           "BFloat16ChannelsBare",
+                           "OneStep",
+                           "ManyChannels",
+                           "DenseOddSteps",
+                           "DenseOddStates1",
+                           "DenseOddStates3",
+                           "DenseOddStates33",
+                           "Strided",
+                           "StatesFirstB",
+                           "OddGroups",
+                           "TunedLongTiles",
+                           "States2",
+                           "LongFloat16Steps",
+                           "LongFloat32Channels",
+                           "LongTuned",
+                           "LongGroups",
+                           "LongManyStates",
+                           "LongOneState",
+                           "ManyStates321",
+                           "LongManyStates300",
+                           "ReverseFloat16Channels",
+                           "ReverseShifted",
+                           "ReverseStatesFirstBBySteps",
+                           "LongReverseChannels",
+                           "PackedBFloat16Steps",
+                           "PackedPart",
+                           "PackedBroken",
+                           "ReversePackedManyStates",
+                           "LongPackedFloat32Steps",
+                           "ReverseLongPackedBroken",
+                           "InvariantFloat32Steps",
+                           "InvariantDense",
+                           "InvariantManyStates",
+                           "ReverseInvariantFloat16Channels",
+                           "InvariantPacked"}) {
+    ScanCase scan = *std::find_if(cases.begin(), cases.end(), [&](const ScanCase& c) { return c.name == name; });
+    scan.name = "Prepared" + scan.name;
+    scan.preparation = mamba_scan::ops::Preparation::kAlways;
+    cases.push_back(scan);
   }
   return cases;
 }

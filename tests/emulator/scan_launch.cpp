@@ -17,7 +17,7 @@ using mamba_scan::ops::PlanChoice;
 mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan) {
   const auto device = device_for(scan);
   if (scan.choice.lanes > 0) {
-    const auto plan = mamba_scan::ops::plan_forward(problem, device, &scan.choice);
+    const auto plan = mamba_scan::ops::plan_forward(problem, device, &scan.choice, scan.preparation);
     const PlanChoice made = choice_of(plan);
     if (std::tie(made.lanes, made.channels, made.cut, made.warps) !=
             std::tie(scan.choice.lanes, scan.choice.channels, scan.choice.cut, scan.choice.warps) ||
@@ -25,10 +25,11 @@ mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& pro
       throw std::runtime_error("the plan of " + scan.name + " is not the one chosen");
     return plan;
   }
-  const auto plan = mamba_scan::ops::plan_forward(problem, device);
+  const auto plan = mamba_scan::ops::plan_forward(problem, device, nullptr, scan.preparation);
   if (plan.variant.warps == 1) return plan;
   for (const auto& expected : mamba_scan::ops::plan_choices(problem, device))
-    if (expected.choice.warps == 1) return mamba_scan::ops::plan_forward(problem, device, &expected.choice);
+    if (expected.choice.warps == 1)
+      return mamba_scan::ops::plan_forward(problem, device, &expected.choice, scan.preparation);
   throw std::runtime_error("there is no plan of " + scan.name + " with forward.cu");
 }
 
@@ -36,6 +37,8 @@ mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& pro
 
 PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device) {
   const mamba_scan::ops::ForwardPlan plan = plan_of(problem, scan);
+  if (scan.preparation == mamba_scan::ops::Preparation::kAlways && problem.seqlen > 0 && !plan.variant.prepared)
+    throw std::runtime_error("B and C of " + scan.name + " are not prepared");
   const auto slots = static_cast<std::size_t>(plan.params.slots) * sizeof(float);
   PlannedScan out;
   out.tiles = plan.params.tiles;
@@ -46,13 +49,26 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   float* partial_sum = nullptr;
   if (plan.partial_sum_bytes != 0)
     partial_sum = device.allocate<float>("partial_sum", plan.partial_sum_bytes / sizeof(float));
+  std::vector<float*> prepared;
+  for (const char* name : {"prepared_B", "prepared_C", "prepared_carry_B"})
+    if (static_cast<int>(prepared.size()) < plan.prepared_tensors)
+      prepared.push_back(device.allocate<float>(name, plan.prepared_bytes / sizeof(float)));
   for (int i = 0; i < plan.slices; ++i) {
     const mamba_scan::ops::SlicePlan slice = mamba_scan::ops::slice_of(plan, i);
     KernelLaunch launch;
-    launch.geometry.block.x = slice.variant.block_threads();
-    launch.geometry.dynamic_shared_bytes = slice.variant.dynamic_shared_bytes();
     launch.params = slice.params;
     launch.params.partial_sum = partial_sum;
+    if (slice.variant.prepared) {
+      launch.params.prepared_B = prepared[0];
+      launch.params.prepared_C = prepared[1];
+      launch.params.prepared_carry_B = prepared.size() > 2 ? prepared[2] : prepared[0];
+      launch.variant = slice.variant.prepare();
+      launch.geometry.block.x = mamba_scan::kPrepareThreads;
+      launch.blocks = prepare_blocks(slice);
+      out.launches.push_back(launch);
+      launch.blocks = 0;
+    }
+    launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
     if (out.cut) {
       launch.variant = slice.variant.carry();
       out.launches.push_back(launch);
@@ -64,6 +80,8 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
       launch.blocks = 0;
     }
     launch.variant = slice.variant.scan();
+    launch.geometry.block.x = slice.variant.block_threads();
+    launch.geometry.dynamic_shared_bytes = slice.variant.dynamic_shared_bytes();
     out.launches.push_back(launch);
   }
   return with_slots(out, plan.params.slots, device);
