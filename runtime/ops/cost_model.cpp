@@ -20,12 +20,12 @@ double states_alive(double dstate, double steps) {
 }
 
 constexpr double kNextLaunch = 8000;  // about 4 us: its start, its cold instructions
-// Of B or C of 16 states, a step of one warp: the instructions to bring them to shared memory as fp32, less those to
-// copy them when that is prepared. Counted in the compiled loops, and 5 to 8 % of a large scan on an H100 in vectors.
+// Of B or C of 16 states, a step of one warp: what it takes to bring them to shared memory as fp32, less what it takes
+// to copy them when that is prepared. Measured on an H100 for vectors and words.
 double clocks_to_expand(ProjectionOrder order, Access access) {
-  if (order == ProjectionOrder::kStrided) return 75;
-  if (access == Access::kWords) return 30;
-  return order == ProjectionOrder::kSteps ? 10 : 4;
+  if (order == ProjectionOrder::kStrided) return 50;
+  if (access == Access::kWords) return 24;
+  return order == ProjectionOrder::kSteps ? 4.5 : 1.5;
 }
 
 constexpr double kPiece = 3000;  // of a warp, in both kernels: rates, pointers, first copies, reading carries
@@ -38,15 +38,16 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   if (warps == 0) return 0;
   const double states = static_cast<double>(v.channels) * v.states;
   if (v.is_complex) return 100.0 / warps + warps * (38 * states + 55);  // counted, not fitted: complex_lane.cuh
-  return (40 + 3 * states) / warps + warps * std::max(9.2 * states, 5.6 * states + (v.lanes > 1 ? 40 : 20));
+  return (40 + 3 * states) / warps + warps * std::max(9.2 * states, v.lanes > 1 ? 7 * states + 24 : 5.6 * states + 20);
 }
 
-// Measured with two warps of 1 x 16 x 1: 84 clocks per warp with 3.5 states alive, 45 with one. With all of them no
-// slower than the forward pass, which does more.
+// Measured with two warps of 1 x 16 x 1: 84 clocks per warp with 3.5 states alive, 45 with one; where lanes share a
+// channel, about 10 more. With all states alive no slower than the forward pass, which does more.
 double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
   const double alive = states_alive(v.dstate, steps) / v.lanes;
   const double running = std::min(1.0, 1030 / steps);  // until the last state is forgotten
-  return warps * std::min(v.channels * (30 * running + 15.6 * alive), clocks_per_step(v, 1));
+  const double of_step = v.lanes > 1 ? 40 : 30;
+  return warps * std::min(v.channels * (of_step * running + 15.6 * alive), clocks_per_step(v, 1));
 }
 
 double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index schedulers) {
@@ -63,21 +64,16 @@ double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, I
   return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kNextLaunch + warps * kPiece;
 }
 
-// Counted, not fitted: of a step 6.5 instructions for each state and 14 for the rest, of a turn 110 for copies,
-// expanding, handing on and storing, 110 clocks from one warp's turn to the next one's, and 7000 before the first. A
-// scheduler issues in 85 % of its clocks, about as in forward.cu, and for a single warp in half as many; whichever of
-// work and handing on is shorter is not quite hidden by the other.
+// Instructions bind: of a step 7.5 for each state and 15 for the rest, of a turn 150 for copies, expanding, handing on
+// and storing. A scheduler with w warps issues in w / (w + 1.3) of its clocks. The state comes round to a warp long
+// before its next turn, so that handing on costs nothing besides. 11000 clocks pass before the first turn and at the
+// end.
 double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
-  constexpr double kExponential = 8, kOfState = 6.5, kOfStep = 14, kOfTurn = 110, kHandOver = 110, kOnce = 7000;
-  constexpr double kIssued = 0.85, kIssuedAlone = 0.43, kNotHidden = 0.25;
+  constexpr double kExponential = 8, kOfState = 7.5, kOfStep = 15, kOfTurn = 150, kIdle = 1.3, kOnce = 11000;
   const double states = static_cast<double>(v.channels) * v.states;
-  const double instructions = v.tile * (kOfState * states + kOfStep) + kOfTurn;
-  const double turn = std::max(v.tile * kExponential * states, instructions);
+  const double turn = v.tile * std::max(kExponential * states, kOfState * states + kOfStep) + kOfTurn;
   const auto round = [&](Index blocks) {  // in which every warp has a turn
-    if (blocks == 0) return 0.0;
-    const double turns = static_cast<double>(blocks) * v.warps / 4;  // of a scheduler
-    const double work = std::max(turns * turn / kIssued, turn / kIssuedAlone), chain = v.warps * kHandOver;
-    return std::max(work, chain) + kNotHidden * std::min(work, chain);
+    return blocks == 0 ? 0.0 : (static_cast<double>(blocks) * v.warps / 4 + kIdle) * turn;
   };
   const Index of_sm = ceil_div(rows, sms), tiles = ceil_div(seqlen, v.tile);
   const double rounds = static_cast<double>(ceil_div(tiles, v.warps));
