@@ -12,9 +12,8 @@
 //   ...                                         between = 8 steps
 //   step 8               0    1    2    3       advance = 16 steps
 //
-// Prepared B and C (prepare.cu) are whole tiles always, and tile after tile adjacent. Otherwise, tiles at a row's end,
-// of fewer channels than a warp has, and tensors laid out or aligned otherwise are copied as tile_rows.cuh does, at two
-// or three times the instructions.
+// Prepared B and C (prepare.cu) are whole tiles always, and tile after tile adjacent. Otherwise, tiles at a row's end
+// and tensors laid out otherwise are copied as tile_rows.cuh does, at two or three times the instructions.
 #pragma once
 
 #include "selective_scan/tile_rows.cuh"
@@ -90,6 +89,32 @@ __device__ __forceinline__ void copy_chunks(Element* to, const char*& from, cons
   from += BACK ? -steps.advance : steps.advance;
 }
 
+// The same of u, delta or z for a warp with fewer channels than it could have; the others' elements become zero.
+template <int ACCESS, bool BACK>
+__device__ __forceinline__ void copy_existing_chunks(Element* to, const char*& from, const TileSteps& steps,
+                                                     const SequenceTensor& x, const Row& row, int tile, int lane) {
+  using C = SequenceChunks<ACCESS>;
+  constexpr int kWidth = C::kBytes / kElementBytes;
+  int channel = lane / C::kPerRow;  // of the lane's next chunk, where rows are channels
+  int bytes = 0;                    // of each of its chunks, where these are columns
+  if constexpr (!kSeqContiguous) {
+    int column = lane % C::kPerRow * kWidth;
+    if constexpr (kShifted<ACCESS>) {
+      const Rows rows = sequence_rows(x, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
+      column -= is_second_half(rows.from + lane / C::kPerRow * rows.row_stride);
+    }
+    bytes = min(max(row.channels - column, 0), kWidth) * kElementBytes;
+  }
+  const char* source = from;
+  C::for_each(lane, [&](int offset) {
+    const int existing = !kSeqContiguous ? bytes : channel < row.channels ? C::kBytes : 0;
+    async_copy_part<C::kBytes>(reinterpret_cast<char*>(to) + offset, source, existing);
+    source += steps.between;
+    channel += 32 / C::kPerRow;
+  });
+  from += BACK ? -steps.advance : steps.advance;
+}
+
 // The last elements of shifted rows, which the rows' words do not reach: a lane copies that of every 32nd row.
 template <int ACCESS>
 __device__ __forceinline__ void copy_last_halves(Element* to, const SequenceTensor& x, const Row& row, int tile,
@@ -98,7 +123,9 @@ __device__ __forceinline__ void copy_last_halves(Element* to, const SequenceTens
 #pragma unroll
   for (int r = lane; r < kSequenceRows; r += 32) {
     const Element* last = from.from + r * from.row_stride + kSequenceColumns - 1;
-    if (!is_second_half(last)) async_copy_part<4>(to + r * kPitch<ACCESS> + kSequenceColumns, last, kElementBytes);
+    const bool exists = kSeqContiguous ? r < row.channels : row.channels == kWarpChannels;
+    if (exists && !is_second_half(last))
+      async_copy_part<4>(to + r * kPitch<ACCESS> + kSequenceColumns, last, kElementBytes);
   }
 }
 
@@ -192,7 +219,7 @@ class TileCopies {
     const Piece& piece = shared.piece;
     next_ = OUTPUTS ? piece.begin : piece.end - 1;
     past_ = OUTPUTS ? piece.end : piece.begin - 1;
-    whole_end_ = piece.row.channels == kWarpChannels ? static_cast<int>(p.seqlen / kTile) : 0;
+    whole_end_ = static_cast<int>(p.seqlen / kTile);
     u_ = first_word<MS_U_ACCESS>(p.u, piece.row, lane);
     delta_ = first_word<MS_DELTA_ACCESS>(p.delta, piece.row, lane);
     if constexpr (OUTPUTS && MS_HAS_Z) z_ = first_word<MS_Z_ACCESS>(p.z, piece.row, lane);
@@ -218,7 +245,9 @@ class TileCopies {
   }
 
   // Does the tile have all its steps and channels?
-  __device__ __forceinline__ bool is_whole(int tile) const { return tile < whole_end_; }
+  __device__ __forceinline__ bool is_whole(int tile, const Row& row) const {
+    return tile < whole_end_ && row.channels == kWarpChannels;
+  }
 
  private:
   enum : bool {
@@ -240,8 +269,8 @@ class TileCopies {
     const int past = kWarps > 1 ? params.tiles_per_row : past_;  // where it is known, it takes no register
     if (OUTPUTS ? next_ < past : next_ > past) {
       Stage& stage = shared.stage[filled_];
-      if (kAnyByPointer && is_whole(next_)) {
-        copy_whole(params, shared.piece.row, stage, lane);
+      if (kAnyByPointer && next_ < whole_end_) {
+        copy_whole_steps(params, shared.piece.row, stage, lane);
       } else {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
       }
@@ -255,8 +284,8 @@ class TileCopies {
     filled_ = filled_ + 1 == kStages ? 0 : filled_ + 1;
   }
 
-  __device__ __forceinline__ void copy_whole(const SelectiveScanForwardParams& params, const Row& row, Stage& stage,
-                                             int lane) {
+  __device__ __forceinline__ void copy_whole_steps(const SelectiveScanForwardParams& params, const Row& row,
+                                                   Stage& stage, int lane) {
     const SelectiveScanProblem& p = params.problem;
     copy_sequence_tile<kUByPointer, MS_U_ACCESS>(stage.u, u_, params.u_steps, p.u, row, lane);
     copy_sequence_tile<kDeltaByPointer, MS_DELTA_ACCESS>(stage.delta, delta_, params.delta_steps, p.delta, row, lane);
@@ -273,10 +302,14 @@ class TileCopies {
   __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      copy_chunks<SequenceChunks<ACCESS>, !OUTPUTS>(to, from, steps, lane);
+      if (row.channels == kWarpChannels) {
+        copy_chunks<SequenceChunks<ACCESS>, !OUTPUTS>(to, from, steps, lane);
+      } else {
+        copy_existing_chunks<ACCESS, !OUTPUTS>(to, from, steps, tensor, row, next_, opaque(lane));
+      }
       if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, tensor, row, next_, opaque(lane));
     } else {
-      copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, kWarpChannels, opaque(lane));
+      copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, row.channels, opaque(lane));
     }
   }
 

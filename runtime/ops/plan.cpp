@@ -521,7 +521,10 @@ bool pays_to_prepare(const ForwardPlan& plan, const ForwardPlan& prepared, const
   if (blocks_per_sm(prepared.variant, device) < blocks_per_sm(v, device)) return false;
   const double slots = plan.params.slots, schedulers = static_cast<double>(busy_schedulers(v, device));
   const double steps = static_cast<double>(plan.params.tiles) * v.tile / slots;
-  return clocks_saved_by_preparing(v, std::ceil(slots / schedulers), steps) >
+  ForwardVariant copied = v;  // what rows do not divide into is copied as slowly as words
+  if (v.b_access == Access::kVectors && plan.params.B_steps.advance == 0) copied.b_access = Access::kWords;
+  if (v.c_access == Access::kVectors && plan.params.C_steps.advance == 0) copied.c_access = Access::kWords;
+  return clocks_saved_by_preparing(copied, std::ceil(slots / schedulers), steps) >
          clocks_to_prepare(v, prepared.prepared_tensors, static_cast<double>(prepared_floats(prepared)),
                            device.sm_count);
 }
