@@ -13,8 +13,8 @@
 // Constants: MS_PREPARE_STEPS, the steps of a block, and of warp_tile.cuh MS_DTYPE, MS_DSTATE, MS_LANES, MS_STATES,
 // MS_TILE and MS_CUT.
 //
-// Cost: memory alone, 4 bytes written for each element read; about 15 instructions an element take a
-// fifth of that time.
+// Cost: memory alone, 4 bytes written for each element read; about 15 instructions an element take a fifth of that
+// time.
 #include "selective_scan/tile_values.cuh"
 
 namespace mamba_scan {
@@ -88,6 +88,7 @@ __device__ __forceinline__ void read_steps(const ProjectionTensor& x, const Elem
 }
 
 __device__ __forceinline__ void write_steps(const float* from, int steps, float* to) {
+#pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x) * 4; i < steps * kPaddedStates; i += kPrepareThreads * 4) {
     const int place = kStepPitch == kPaddedStates ? i : i / kPaddedStates * kStepPitch + i % kPaddedStates;
     store_global<16>(to + i, from + place);

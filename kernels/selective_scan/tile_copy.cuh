@@ -138,14 +138,17 @@ __device__ __forceinline__ const char* prepared_source(const float* prepared, co
          lane * 16;
 }
 
-// BACK as above. The tiles of a row lie one after another, and so do the chunks of a tile.
-template <bool BACK>
-__device__ __forceinline__ void copy_prepared(float* to, const char*& from, int lane) {
-  constexpr int kCount = kTileFloats / 4, kTileBytes = kTileFloats * 4;
+// C is found from B, for want of registers.
+__device__ __forceinline__ Index from_B_to_C(const SelectiveScanForwardParams& params) {
+  return reinterpret_cast<const char*>(params.prepared_C) - reinterpret_cast<const char*>(params.prepared_B);
+}
+
+// The chunks of a tile lie one after another.
+__device__ __forceinline__ void copy_prepared(float* to, const char* from, int lane) {
+  constexpr int kCount = kTileFloats / 4;
 #pragma unroll
   for (int i = 0; i < (kCount + 31) / 32; ++i)
     if (kCount % 32 == 0 || i * 32 + lane < kCount) async_copy<16>(to + (i * 32 + lane) * 4, from + i * 512);
-  from += BACK ? -kTileBytes : kTileBytes;
 }
 #endif
 
@@ -225,7 +228,6 @@ class TileCopies {
     if constexpr (OUTPUTS && MS_HAS_Z) z_ = first_word<MS_Z_ACCESS>(p.z, piece.row, lane);
 #if MS_PREPARED
     B_ = prepared_source(OUTPUTS ? params.prepared_B : params.prepared_carry_B, params, piece.row, next_, lane);
-    if constexpr (OUTPUTS) C_ = prepared_source(params.prepared_C, params, piece.row, next_, lane);
 #else
     if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
     if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
@@ -275,8 +277,9 @@ class TileCopies {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
       }
 #if MS_PREPARED
-      copy_prepared<!OUTPUTS>(stage.B, B_, lane);
-      if constexpr (OUTPUTS) copy_prepared<false>(stage.C, C_, lane);
+      copy_prepared(stage.B, B_, lane);
+      if constexpr (OUTPUTS) copy_prepared(stage.C, B_ + from_B_to_C(params), lane);
+      B_ += (OUTPUTS ? 1 : -1) * kTileFloats * 4;
 #endif
       next_ += OUTPUTS ? kWarps : -kWarps;
     }

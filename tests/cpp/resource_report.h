@@ -54,7 +54,10 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
 }
 
 // Threads of a block, and its shared memory: that of the relay kernel is dynamic.
-inline int block_threads_of(const jit::Variant& variant) { return 32 * std::stoi(define_of(variant, "MS_WARPS")); }
+inline int block_threads_of(const jit::Variant& variant) {
+  if (variant.entry == "selective_scan_prepare") return kPrepareThreads;
+  return 32 * std::stoi(define_of(variant, "MS_WARPS"));
+}
 
 inline std::int64_t shared_bytes_of(const jit::Variant& variant, const jit::BinaryInfo& info) {
   const std::string dynamic = define_of(variant, "MS_SHARED_BYTES");
@@ -89,7 +92,8 @@ inline void write_kernels(std::ostream& out, const std::vector<KernelRow>& rows)
   out << "# What the kernels take\n\n"
          "From the compiler's own figures and the limits of each architecture. Blocks are of "
       << ops::kForwardBlockThreads
-      << " threads, those of selective_scan_relay of more; \"bound by\" says what keeps a further one off the SM.\n\n"
+      << " threads, those of selective_scan_relay and selective_scan_prepare of more; \"bound by\" says what keeps a "
+         "further one off the SM.\n\n"
          "| arch | kernel | dtype | N | lanes x states x channels | tile | registers | spilled bytes | shared bytes | "
          "blocks/SM | warps/SM | bound by | switches |\n"
          "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
