@@ -270,7 +270,7 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
     expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, piece.row, stage.C, shared.C, id.lane);
     __syncwarp();
 #endif
-    const bool whole = copies.is_whole(tile, piece.row);
+    const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
     scan_tile(params, shared, stage, tile, whole, id, self);

@@ -223,6 +223,7 @@ class TileCopies {
     next_ = OUTPUTS ? piece.begin : piece.end - 1;
     past_ = OUTPUTS ? piece.end : piece.begin - 1;
     whole_end_ = static_cast<int>(p.seqlen / kTile);
+    full_ = piece.row.channels == kWarpChannels;
     u_ = first_word<MS_U_ACCESS>(p.u, piece.row, lane);
     delta_ = first_word<MS_DELTA_ACCESS>(p.delta, piece.row, lane);
     if constexpr (OUTPUTS && MS_HAS_Z) z_ = first_word<MS_Z_ACCESS>(p.z, piece.row, lane);
@@ -247,9 +248,7 @@ class TileCopies {
   }
 
   // Does the tile have all its steps and channels?
-  __device__ __forceinline__ bool is_whole(int tile, const Row& row) const {
-    return tile < whole_end_ && row.channels == kWarpChannels;
-  }
+  __device__ __forceinline__ bool is_whole(int tile) const { return tile < whole_end_ && full_; }
 
  private:
   enum : bool {
@@ -305,7 +304,7 @@ class TileCopies {
   __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      if (row.channels == kWarpChannels) {
+      if (full_) {
         copy_chunks<SequenceChunks<ACCESS>, !OUTPUTS>(to, from, steps, lane);
       } else {
         copy_existing_chunks<ACCESS, !OUTPUTS>(to, from, steps, tensor, row, next_, opaque(lane));
@@ -327,8 +326,9 @@ class TileCopies {
   }
 
   const char *u_ = nullptr, *delta_ = nullptr, *z_ = nullptr, *B_ = nullptr, *C_ = nullptr;
-  int next_, past_;  // tiles
-  int whole_end_;
+  int next_, past_;             // tiles
+  int whole_end_;               // of the tiles with all their steps
+  bool full_;                   // as many channels as a warp can have
   int filled_ = 0, taken_ = 0;  // stages
 };
 

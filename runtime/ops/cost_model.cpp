@@ -22,13 +22,15 @@ double states_alive(double dstate, double steps) {
 constexpr double kNextLaunch = 8000;  // about 4 us: its start, its cold instructions
 // Of B or C of 16 states, a step of one warp: what it takes to bring them to shared memory as fp32, less what it takes
 // to copy them when that is prepared. Measured on an H100 for vectors and words.
-double clocks_to_expand(ProjectionOrder order, Access access) {
+double clocks_to_expand(const ForwardVariant& v, ProjectionOrder order, Access access) {
   if (order == ProjectionOrder::kStrided) return 50;
   if (access == Access::kWords) return 24;
-  return order == ProjectionOrder::kSteps ? 4.5 : 1.5;
+  if (order == ProjectionOrder::kSteps) return 4.5;
+  return v.lanes >= 4 ? 1.25 : 0.5;  // of few states the other warps hide it
 }
 
-constexpr double kPiece = 3000;  // of a warp, in both kernels: rates, pointers, first copies, reading carries
+constexpr double kPiece = 3000;  // of a warp, in both kernels: rates, pointers, first copies
+constexpr double kCarry = 350;   // 1 x 1024 x 256 of 32 slots a row takes 19.5 us
 
 }  // namespace
 
@@ -61,7 +63,11 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
 double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
   const double tiles = static_cast<double>(rows) * static_cast<double>(ceil_div(seqlen, v.tile));
   const double steps = std::ceil(tiles / static_cast<double>(slots)) * v.tile;
-  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kNextLaunch + warps * kPiece;
+  // Carries that a piece's first state is composed of, read one group after another, back to the row's begin or until
+  // the last state is forgotten.
+  const double carries = std::min(static_cast<double>(slots) / static_cast<double>(rows), 1 + 1030 / steps);
+  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kNextLaunch + warps * kPiece +
+         carries * kCarry;
 }
 
 // Instructions bind: of a step 7.5 for each state and 15 for the rest, of a turn 150 for copies, expanding, handing on
@@ -90,7 +96,7 @@ double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, In
 
 // Nothing is added for the carries, which forget most steps.
 double clocks_saved_by_preparing(const ForwardVariant& v, double warps, double steps) {
-  const double each = clocks_to_expand(v.b_order, v.b_access) + clocks_to_expand(v.c_order, v.c_access);
+  const double each = clocks_to_expand(v, v.b_order, v.b_access) + clocks_to_expand(v, v.c_order, v.c_access);
   return warps * steps * each * v.dstate / 16;
 }
 

@@ -477,7 +477,8 @@ bool is_prepared(const SelectiveScanProblem& p, Preparation preparation = Prepar
 
 TEST(Plan, PreparesBAndCWhereManyWarpsReadThemForLong) {
   EXPECT_TRUE(is_prepared(problem_of(64, 2048, 1536, 64)));
-  EXPECT_TRUE(is_prepared(problem_of(1, 131072, 2048)));
+  EXPECT_TRUE(is_prepared(problem_of(1, 131072, 2048, 16, DType::kFloat16, true)));
+  EXPECT_FALSE(is_prepared(problem_of(1, 131072, 2048))) << "a warp reads 16 adjacent states at no cost to others";
   EXPECT_FALSE(is_prepared(problem_of(64, 2048, 64))) << "two warps at most would share each B";
   EXPECT_FALSE(is_prepared(problem_of(64, 64, 1536))) << "over before another launch has begun";
   EXPECT_FALSE(is_prepared(problem_of(1, 1, 1536)));
