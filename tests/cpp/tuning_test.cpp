@@ -135,12 +135,25 @@ TEST_F(TuningTest, ANoteOfAnotherVersionOrOfNonsenseIsIgnoredAndSaysSo) {
   expect_ignored(changed, "ignoring");
 }
 
+// The kernels' constants fit each other, and there is as much memory as they take.
+void expect_fits(const SelectiveScanProblem& p, const ForwardPlan& plan) {
+  const ForwardVariant& v = plan.variant;
+  const auto& params = plan.params;
+  EXPECT_EQ(v.tile % v.unroll, 0);
+  EXPECT_LE(v.shared_bytes(), std::size_t{48} << 10);
+  EXPECT_EQ(params.tiles_per_row, (p.seqlen + v.tile - 1) / v.tile);
+  EXPECT_EQ(params.tiles % params.tiles_per_row, 0);
+  EXPECT_LE(params.slots, params.tiles);
+  const auto lanes = static_cast<std::size_t>(params.slots) * 32 * static_cast<std::size_t>(v.channels);
+  EXPECT_EQ(plan.carry_delta_bytes, v.cut ? lanes * 4 : 0);
+  EXPECT_EQ(plan.carry_state_bytes, v.cut ? lanes * 4 * static_cast<std::size_t>(v.states) : 0);
+}
+
 // A choice is one that a plan makes of it.
 void expect_made(const SelectiveScanProblem& p, const PlanChoice& choice) {
   const ForwardPlan plan = plan_forward(p, some_device(), &choice);
   EXPECT_EQ(choice, choice_of(plan));
-  EXPECT_LE(plan.variant.shared_bytes(), std::size_t{48} << 10);
-  EXPECT_LE(plan.variant.dynamic_shared_bytes(), some_device().shared_per_block_optin);
+  expect_fits(p, plan);
 }
 
 int differences(const PlanChoice& a, const PlanChoice& b) {

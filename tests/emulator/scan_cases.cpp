@@ -128,6 +128,10 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add("TunedMoreLanesThanStepsChannels", f32, channels).everything();
     scan.dstate = 32, scan.dim = 5, scan.seqlens = {41}, scan.choice = {16, 2, false, 8, 4, 2, 8};
   }
+  {
+    ScanCase& scan = add("TunedTwoChannelsOfOneLane", f16, steps).everything();
+    scan.dim = 70, scan.seqlens = {67}, scan.choice = {1, 2, false, 16, 16, 2, 8};
+  }
 
   // Warps that take turns: every type in both layouts; fewer tiles than warps, as many, one more; the last one ragged.
   const auto add_relay = [&](const char* name, DType dtype, Layout layout, int lanes, int channels, int warps,
@@ -223,6 +227,14 @@ std::vector<ScanCase> scan_cases() {
   {
     ScanCase& scan = add_long("LongTuned", bf16, channels, 333).everything();
     scan.choice = {8, 1, true, 32, 4, 4, 8};
+  }
+  {
+    ScanCase& scan = add_long("LongTunedShortTiles", f16, steps, 333).everything();
+    scan.choice = {1, 1, true, 4, 4, 8, 8};
+  }
+  {
+    ScanCase& scan = add_long("LongTunedLongTiles", f16, steps, 333).everything();
+    scan.dim = 37, scan.choice = {2, 1, true, 64, 16, 3, 8};
   }
   {
     ScanCase& scan = add_long("LongStateInPlace", f32, steps, 201);
