@@ -140,7 +140,7 @@ __device__ __forceinline__ void async_copy_part(void* to_shared, const void* fro
 #else
   auto* out = static_cast<unsigned short*>(to_shared);
   const auto* in = static_cast<const unsigned short*>(from_global);
-#pragma unroll
+#pragma unroll 1  // many at once would take the registers of a whole scan
   for (int i = 0; i < BYTES / 2; ++i) out[i] = 2 * i < bytes ? __ldg(in + i) : 0;
 #endif
 }

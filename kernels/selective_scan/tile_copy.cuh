@@ -12,8 +12,8 @@
 //   ...                                         between = 8 steps
 //   step 8               0    1    2    3       advance = 16 steps
 //
-// Prepared B and C (prepare.cu) are whole tiles always, and tile after tile adjacent. Otherwise, tiles at a row's end
-// and tensors laid out otherwise are copied as tile_rows.cuh does, at two or three times the instructions.
+// Prepared B and C (prepare.cu) are whole tiles always, one after another, and need no pointers. Other tiles at a row's
+// end, and tensors laid out otherwise, are copied as tile_rows.cuh does, at two or three times the instructions.
 #pragma once
 
 #include "selective_scan/tile_rows.cuh"
@@ -130,25 +130,19 @@ __device__ __forceinline__ void copy_last_halves(Element* to, const SequenceTens
 }
 
 #if MS_PREPARED
-// Where the lane's first chunk of a prepared tile is.
-__device__ __forceinline__ const char* prepared_source(const float* prepared, const SelectiveScanForwardParams& params,
-                                                       const Row& row, int tile, int lane) {
-  const Index batch_group = row.batch * params.problem.ngroups + row.group;
-  return reinterpret_cast<const char*>(prepared + (batch_group * params.tiles_per_row + tile) * kTileFloats) +
-         lane * 16;
+// Which of all prepared tiles this one of a row is. So quickly told that no pointers are kept: there are no registers
+// for them.
+__device__ __forceinline__ int prepared_tile(const SelectiveScanForwardParams& params, const Row& row, int tile) {
+  const int batch_group = row.batch * static_cast<int>(params.problem.ngroups) + row.group;
+  return batch_group * params.tiles_per_row + tile;
 }
 
-// C is found from B, for want of registers.
-__device__ __forceinline__ Index from_B_to_C(const SelectiveScanForwardParams& params) {
-  return reinterpret_cast<const char*>(params.prepared_C) - reinterpret_cast<const char*>(params.prepared_B);
-}
-
-// The chunks of a tile lie one after another.
-__device__ __forceinline__ void copy_prepared(float* to, const char* from, int lane) {
+__device__ __forceinline__ void copy_prepared(float* to, const float* prepared, int tile, int lane) {
   constexpr int kCount = kTileFloats / 4;
+  const float* from = prepared + static_cast<Index>(tile) * kTileFloats + lane * 4;
 #pragma unroll
   for (int i = 0; i < (kCount + 31) / 32; ++i)
-    if (kCount % 32 == 0 || i * 32 + lane < kCount) async_copy<16>(to + (i * 32 + lane) * 4, from + i * 512);
+    if (kCount % 32 == 0 || i * 32 + lane < kCount) async_copy<16>(to + (i * 32 + lane) * 4, from + i * 128);
 }
 #endif
 
@@ -223,18 +217,14 @@ class TileCopies {
     next_ = OUTPUTS ? piece.begin : piece.end - 1;
     past_ = OUTPUTS ? piece.end : piece.begin - 1;
     whole_end_ = static_cast<int>(p.seqlen / kTile);
-    full_ = piece.row.channels == kWarpChannels;
+    if (piece.row.channels < kWarpChannels) whole_end_ = ~whole_end_;
     u_ = first_word<MS_U_ACCESS>(p.u, piece.row, lane);
     delta_ = first_word<MS_DELTA_ACCESS>(p.delta, piece.row, lane);
     if constexpr (OUTPUTS && MS_HAS_Z) z_ = first_word<MS_Z_ACCESS>(p.z, piece.row, lane);
-#if MS_PREPARED
-    B_ = prepared_source(OUTPUTS ? params.prepared_B : params.prepared_carry_B, params, piece.row, next_, lane);
-#else
     if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
     if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
-#endif
 #pragma unroll 1
-    for (int i = 0; i < kStages - 1; ++i) copy_next(params, shared, lane);
+    for (int i = 0; i < kStages - 1; ++i) copy_next(params, shared, i, lane);
   }
 
   // The next tile, there for all lanes. Nobody reads the one before it any more, so the next copy goes there.
@@ -243,12 +233,12 @@ class TileCopies {
     __syncwarp();
     Stage& stage = shared.stage[taken_];
     taken_ = taken_ + 1 == kStages ? 0 : taken_ + 1;
-    copy_next(params, shared, lane);
+    copy_next(params, shared, taken_ < 2 ? taken_ + kStages - 2 : taken_ - 2, lane);
     return stage;
   }
 
   // Does the tile have all its steps and channels?
-  __device__ __forceinline__ bool is_whole(int tile) const { return tile < whole_end_ && full_; }
+  __device__ __forceinline__ bool is_whole(int tile) const { return tile < whole_end_; }
 
  private:
   enum : bool {
@@ -266,24 +256,24 @@ class TileCopies {
     return kShifted<ACCESS> ? first - bytes_into_word(first) : first;
   }
 
-  __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
+  __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int to,
+                                            int lane) {
     const int past = kWarps > 1 ? params.tiles_per_row : past_;  // where it is known, it takes no register
     if (OUTPUTS ? next_ < past : next_ > past) {
-      Stage& stage = shared.stage[filled_];
-      if (kAnyByPointer && next_ < whole_end_) {
+      Stage& stage = shared.stage[to];
+      if (kAnyByPointer && next_ < (whole_end_ >= 0 ? whole_end_ : ~whole_end_)) {
         copy_whole_steps(params, shared.piece.row, stage, lane);
       } else {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
       }
 #if MS_PREPARED
-      copy_prepared(stage.B, B_, lane);
-      if constexpr (OUTPUTS) copy_prepared(stage.C, B_ + from_B_to_C(params), lane);
-      B_ += (OUTPUTS ? 1 : -1) * kTileFloats * 4;
+      const int tile = prepared_tile(params, shared.piece.row, next_);
+      copy_prepared(stage.B, OUTPUTS ? params.prepared_B : params.prepared_carry_B, tile, opaque(lane));
+      if constexpr (OUTPUTS) copy_prepared(stage.C, params.prepared_C, tile, lane);
 #endif
       next_ += OUTPUTS ? kWarps : -kWarps;
     }
     async_commit();
-    filled_ = filled_ + 1 == kStages ? 0 : filled_ + 1;
   }
 
   __device__ __forceinline__ void copy_whole_steps(const SelectiveScanForwardParams& params, const Row& row,
@@ -304,7 +294,7 @@ class TileCopies {
   __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      if (full_) {
+      if (whole_end_ >= 0) {
         copy_chunks<SequenceChunks<ACCESS>, !OUTPUTS>(to, from, steps, lane);
       } else {
         copy_existing_chunks<ACCESS, !OUTPUTS>(to, from, steps, tensor, row, next_, opaque(lane));
@@ -326,10 +316,9 @@ class TileCopies {
   }
 
   const char *u_ = nullptr, *delta_ = nullptr, *z_ = nullptr, *B_ = nullptr, *C_ = nullptr;
-  int next_, past_;             // tiles
-  int whole_end_;               // of the tiles with all their steps
-  bool full_;                   // as many channels as a warp can have
-  int filled_ = 0, taken_ = 0;  // stages
+  int next_, past_;  // tiles
+  int whole_end_;    // of the tiles with all their steps; of a warp with fewer channels than it could have, ~ of that
+  int taken_ = 0;    // the stage of the next tile
 };
 
 }  // namespace

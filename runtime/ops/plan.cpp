@@ -35,8 +35,8 @@ std::int16_t blocks_for_registers(const ForwardVariant& v) {
   if (v.c_order == ProjectionOrder::kConstant) per_lane += v.channels * v.states / 2;
   // Sums over many lanes take registers too, and B and C of many states leave shared memory for fewer blocks anyway.
   if (v.dstate > 64 || (per_lane > 16 && exchanges_delta)) return 8;
-  // Eight steps of z along the sequence are in registers together.
-  const bool most = per_lane <= 8 && !(v.seq_contiguous && v.has_z);
+  // Eight steps of z along the sequence, or of two channels, are in registers together.
+  const bool most = per_lane <= 8 && !(v.has_z && (v.seq_contiguous || v.channels > 1));
   const int blocks = per_lane > 32 ? 8 : per_lane > 16 ? 12 : most ? 20 : 16;
   // So do the sums over the slices so far.
   return static_cast<std::int16_t>(v.slice == StateSlice::kAll ? blocks : std::min(blocks, 12));
@@ -235,9 +235,10 @@ int relay_blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& dev
   return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), block_slots(device)}));
 }
 
-bool is_served_by_relay(const SelectiveScanProblem& p) {
-  return !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant && !p.C.constant &&
-         p.seqlen > 0;
+// Before Ampere copies go through registers, of which a turn leaves none.
+bool is_served_by_relay(const SelectiveScanProblem& p, const driver::DeviceReport& device) {
+  return device.major >= 8 && !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant &&
+         !p.C.constant && p.seqlen > 0;
 }
 
 // A lane's share of the states, the tile that is usual for it, and what depends on these; false where the kernel cannot
@@ -287,7 +288,7 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
                  bool relay, const PlanChoice* wanted) {
   Best best(wanted);
   consider_forward(problem, device, base, best);
-  if (relay && is_served_by_relay(problem)) consider_relay(problem, device, base, best);
+  if (relay && is_served_by_relay(problem, device)) consider_relay(problem, device, base, best);
   if (best.get().slots == 0)
     throw ArgumentError("batch * dim: got " + std::to_string(problem.batch) + " * " + std::to_string(problem.dim) +
                         ", which needs more than 2^31 - 1 blocks; split the batch");
