@@ -15,6 +15,7 @@
 #include "ops/dtype_name.h"
 #include "ops/launch_split.h"
 #include "ops/plan.h"
+#include "ops/plan_cache.h"
 #include "ops/runtime.h"
 #include "ops/tuning.h"
 
@@ -123,8 +124,14 @@ void launch(SelectiveScanForwardParams params, const jit::LoadedKernel& kernel, 
 }
 
 ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& device) {
-  const std::optional<PlanChoice> tuned = device_tuning(device).find(problem);
-  return plan_forward(problem, device.report, tuned ? &*tuned : nullptr);
+  thread_local PlanCache cache;
+  const Tuning& tuning = device_tuning(device);
+  const std::uint64_t version = tuning.version();  // before what is found: that of a later version is found again
+  if (const std::optional<ForwardPlan> known = cache.find(problem, device.report.ordinal, version)) return *known;
+  const std::optional<PlanChoice> tuned = tuning.find(problem);
+  const ForwardPlan plan = plan_forward(problem, device.report, tuned ? &*tuned : nullptr);
+  cache.add(problem, device.report.ordinal, version, plan);
+  return plan;
 }
 
 std::size_t scratch_bytes(const ForwardPlan& plan) {

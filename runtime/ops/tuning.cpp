@@ -176,6 +176,7 @@ void Tuning::use(const SelectiveScanProblem& problem, std::optional<TunedChoice>
     choices_.erase(problem_class(problem));
   }
   empty_.store(choices_.empty(), std::memory_order_release);
+  version_.fetch_add(1, std::memory_order_release);
 }
 
 void Tuning::save() const {

@@ -59,6 +59,10 @@ class MAMBA_SCAN_API Tuning {
 
   // For this process alone, or as well for those to come. Nothing: the model's choice again.
   void use(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice);
+
+  // Another one whenever find() may answer differently.
+  std::uint64_t version() const { return version_.load(std::memory_order_acquire); }
+
   void save() const;
 
  private:
@@ -70,6 +74,7 @@ class MAMBA_SCAN_API Tuning {
   mutable std::mutex mutex_;
   std::map<std::uint64_t, TunedChoice> choices_;
   std::atomic<bool> empty_{true};
+  std::atomic<std::uint64_t> version_{0};
 };
 
 // That of a device of runtime(), read from the cache the first time.

@@ -224,6 +224,11 @@ std::vector<ScanCase> scan_cases() {
   add_long("LongFloat16Steps", f16, steps, 331).everything();
   add_long("LongBFloat16Channels", bf16, channels, 331).everything();
   add_long("LongFloat32Channels", f32, channels, 201).final = true;
+  for (const Layout layout : {steps, channels}) {  // carries of rows that begin in either half of a word
+    ScanCase& scan = add_long(layout == steps ? "LongDenseOddSteps" : "LongDenseOddChannels", f16, layout, 333);
+    scan.everything().spacing = Spacing::kDense;
+    scan.reverse = layout == channels;
+  }
   {
     ScanCase& scan = add_long("LongTuned", bf16, channels, 333).everything();
     scan.choice = {8, 1, true, 32, 4, 4, 8};
