@@ -126,25 +126,6 @@ __device__ __forceinline__ void async_copy(void* to_shared, const void* from_glo
 #endif
 }
 
-// The same for the first `bytes` of BYTES, 0 to BYTES; the rest of the target becomes zero.
-template <int BYTES>
-__device__ __forceinline__ void async_copy_part(void* to_shared, const void* from_global, int bytes) {
-#if __CUDA_ARCH__ >= 800
-  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
-  if constexpr (BYTES == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from_global), "r"(bytes) : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from_global), "n"(BYTES), "r"(bytes)
-                 : "memory");
-  }
-#else
-  auto* out = static_cast<unsigned short*>(to_shared);
-  const auto* in = static_cast<const unsigned short*>(from_global);
-#pragma unroll 1  // many at once would take the registers of a whole scan
-  for (int i = 0; i < BYTES / 2; ++i) out[i] = 2 * i < bytes ? __ldg(in + i) : 0;
-#endif
-}
-
 // Closes the group of copies issued since the last call.
 __device__ __forceinline__ void async_commit() {
 #if __CUDA_ARCH__ >= 800

@@ -13,6 +13,11 @@ namespace mamba_scan {
 
 using Index = long long;  // every element offset is 64 bits: 1638400 x 2048 elements exceed 2^31
 
+// The CUDA kernels read inputs in aligned chunks of up to so many bytes in which there is at least one element, and
+// ignore what else is in one. Every GPU allocation has room for that; compute-sanitizer, which goes by the size that
+// was asked for, is told by asking for whole chunks.
+constexpr int kLargestChunk = 16;
+
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 // u, delta, z, y: logically (batch, seqlen, dim), laid out in memory in any order. Strides count elements.

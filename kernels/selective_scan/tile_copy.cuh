@@ -78,39 +78,35 @@ __device__ __forceinline__ const char* projection_source(const ProjectionTensor&
   return ProjectionChunks<ORDER>::first(first, ORDER == 1 ? x.state_stride : x.seq_stride, lane);
 }
 
-// BACK: on to the tile before this one rather than the one after it.
-template <class CHUNKS, bool BACK>
-__device__ __forceinline__ void copy_chunks(Element* to, const char*& from, const TileSteps& steps, int lane) {
+// B or C. BACK: on to the tile before this one rather than the one after it.
+template <int ORDER, bool BACK>
+__device__ __forceinline__ void copy_projection_chunks(Element* to, const char*& from, const TileSteps& steps,
+                                                       int lane) {
+  using C = ProjectionChunks<ORDER>;
   const char* source = from;
-  CHUNKS::for_each(lane, [&](int offset) {
-    async_copy<CHUNKS::kBytes>(reinterpret_cast<char*>(to) + offset, source);
+  C::for_each(lane, [&](int offset) {
+    async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
     source += steps.between;
   });
   from += BACK ? -steps.advance : steps.advance;
 }
 
-// The same of u, delta or z for a warp with fewer channels than it could have; the others' elements become zero.
+// u, delta or z: the chunks with any of the warp's channels, which may be fewer than it could have.
 template <int ACCESS, bool BACK>
-__device__ __forceinline__ void copy_existing_chunks(Element* to, const char*& from, const TileSteps& steps,
+__device__ __forceinline__ void copy_sequence_chunks(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& x, const Row& row, int tile, int lane) {
   using C = SequenceChunks<ACCESS>;
-  constexpr int kWidth = C::kBytes / kElementBytes;
-  int channel = lane / C::kPerRow;  // of the lane's next chunk, where rows are channels
-  int bytes = 0;                    // of each of its chunks, where these are columns
-  if constexpr (!kSeqContiguous) {
-    int column = lane % C::kPerRow * kWidth;
-    if constexpr (kShifted<ACCESS>) {
-      const Rows rows = sequence_rows(x, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
-      column -= is_second_half(rows.from + lane / C::kPerRow * rows.row_stride);
-    }
-    bytes = min(max(row.channels - column, 0), kWidth) * kElementBytes;
+  // The first channel of the lane's next chunk.
+  int channel = kSeqContiguous ? lane / C::kPerRow : lane % C::kPerRow * (C::kBytes / kElementBytes);
+  if constexpr (kShifted<ACCESS> && !kSeqContiguous) {
+    const Rows rows = sequence_rows(x, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
+    channel -= is_second_half(rows.from + lane / C::kPerRow * rows.row_stride);
   }
   const char* source = from;
   C::for_each(lane, [&](int offset) {
-    const int existing = !kSeqContiguous ? bytes : channel < row.channels ? C::kBytes : 0;
-    async_copy_part<C::kBytes>(reinterpret_cast<char*>(to) + offset, source, existing);
+    if (channel < row.channels) async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
     source += steps.between;
-    channel += 32 / C::kPerRow;
+    if (kSeqContiguous) channel += 32 / C::kPerRow;
   });
   from += BACK ? -steps.advance : steps.advance;
 }
@@ -124,8 +120,7 @@ __device__ __forceinline__ void copy_last_halves(Element* to, const SequenceTens
   for (int r = lane; r < kSequenceRows; r += 32) {
     const Element* last = from.from + r * from.row_stride + kSequenceColumns - 1;
     const bool exists = kSeqContiguous ? r < row.channels : row.channels == kWarpChannels;
-    if (exists && !is_second_half(last))
-      async_copy_part<4>(to + r * kPitch<ACCESS> + kSequenceColumns, last, kElementBytes);
+    if (exists && !is_second_half(last)) async_copy<4>(to + r * kPitch<ACCESS> + kSequenceColumns, last);
   }
 }
 
@@ -261,7 +256,7 @@ class TileCopies {
     const int past = kWarps > 1 ? params.tiles_per_row : past_;  // where it is known, it takes no register
     if (OUTPUTS ? next_ < past : next_ > past) {
       Stage& stage = shared.stage[to];
-      if (kAnyByPointer && next_ < (whole_end_ >= 0 ? whole_end_ : ~whole_end_)) {
+      if (kAnyByPointer && next_ < max(whole_end_, ~whole_end_)) {
         copy_whole_steps(params, shared.piece.row, stage, lane);
       } else {
         copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
@@ -294,11 +289,7 @@ class TileCopies {
   __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      if (whole_end_ >= 0) {
-        copy_chunks<SequenceChunks<ACCESS>, !OUTPUTS>(to, from, steps, lane);
-      } else {
-        copy_existing_chunks<ACCESS, !OUTPUTS>(to, from, steps, tensor, row, next_, opaque(lane));
-      }
+      copy_sequence_chunks<ACCESS, !OUTPUTS>(to, from, steps, tensor, row, next_, lane);
       if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, tensor, row, next_, opaque(lane));
     } else {
       copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, row.channels, opaque(lane));
@@ -309,7 +300,7 @@ class TileCopies {
   __device__ __forceinline__ void copy_projection_tile(Element* to, const char*& from, const TileSteps& steps,
                                                        const ProjectionTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      copy_chunks<ProjectionChunks<ORDER>, !OUTPUTS>(to, from, steps, lane);
+      copy_projection_chunks<ORDER, !OUTPUTS>(to, from, steps, lane);
     } else {
       copy_projection<ORDER, ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, opaque(lane));
     }

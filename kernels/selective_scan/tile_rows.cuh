@@ -48,8 +48,8 @@ __device__ __forceinline__ int is_second_half(const Element* element) {
   return static_cast<int>(reinterpret_cast<unsigned long long>(element) >> 1 & 1);
 }
 
-// Asynchronously, ROWS x COLUMNS elements to rows PITCH apart. What lies outside of the problem becomes zero, except
-// that columns before `first` may become anything.
+// Asynchronously, ROWS x COLUMNS elements to rows PITCH apart: the chunks in which at least one exists, whole, see
+// kLargestChunk. What does not exist may become anything.
 template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 __device__ __forceinline__ void copy_rows(Element* to, const Rows& from, int lane) {
   constexpr int kBytes = ACCESS == kVectors ? kChunkBytes<COLUMNS * kElementBytes> : 4;
@@ -63,14 +63,9 @@ __device__ __forceinline__ void copy_rows(Element* to, const Rows& from, int lan
     if (kCount % 32 != 0 && index >= kCount) break;
     const int row = index / kPerRow, column = index % kPerRow * kWidth;
     const Element* source = from.from + row * from.row_stride;
-    int first = column;  // of the chunk's elements
-    if (kShifted<ACCESS>) first -= is_second_half(source);
-    int existing = min(from.past - first, kWidth);
-    if (row >= from.rows || first + kWidth <= from.first || existing <= 0) {
-      // Of nothing, but from an aligned address.
-      existing = 0, source = from.from, first = kShifted<ACCESS> ? -is_second_half(source) : 0;
-    }
-    async_copy_part<kBytes>(to + row * PITCH + column, source + first, existing * kElementBytes);
+    const int first = column - (kShifted<ACCESS> ? is_second_half(source) : 0);  // of the chunk's elements
+    if (row < from.rows && first + kWidth > from.first && first < from.past)
+      async_copy<kBytes>(to + row * PITCH + column, source + first);
   }
 }
 

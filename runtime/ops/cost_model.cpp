@@ -40,7 +40,8 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   if (warps == 0) return 0;
   const double states = static_cast<double>(v.channels) * v.states;
   if (v.is_complex) return 100.0 / warps + warps * (38 * states + 55);  // counted, not fitted: complex_lane.cuh
-  return (40 + 3 * states) / warps + warps * std::max(9.2 * states, v.lanes > 1 ? 7 * states + 24 : 5.6 * states + 20);
+  return (40 + 3 * states) / warps +
+         warps * std::max(9.2 * states, v.lanes > 1 ? 7 * states + 10 + 14 * std::log2(v.lanes) : 5.6 * states + 20);
 }
 
 // Measured with two warps of 1 x 16 x 1: 84 clocks per warp with 3.5 states alive, 45 with one; where lanes share a

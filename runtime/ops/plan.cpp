@@ -42,6 +42,12 @@ std::int16_t blocks_for_registers(const ForwardVariant& v) {
   return static_cast<std::int16_t>(v.slice == StateSlice::kAll ? blocks : std::min(blocks, 12));
 }
 
+// Before sm_80 copies to shared memory pass through registers, those of z too.
+std::int16_t blocks_for_registers(const ForwardVariant& v, const driver::DeviceReport& device) {
+  const std::int16_t blocks = blocks_for_registers(v);
+  return device.major >= 8 || v.is_complex || !v.has_z ? blocks : std::max<std::int16_t>(8, blocks - 4);
+}
+
 int block_slots(const driver::DeviceReport& device) {
   return device.max_blocks_per_sm > 0 ? device.max_blocks_per_sm : 16;  // 0: an old driver
 }
@@ -187,7 +193,7 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
       if (wanted.stages > 0) v.stages = wanted.stages;
       v.unroll = unroll_for(v);
       if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
-      const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v);
+      const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v, device);
       v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
       const int blocks = blocks_per_sm(v, device);
       if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory

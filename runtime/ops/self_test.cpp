@@ -32,7 +32,7 @@ void run_on_device(TestProblem& test, const DeviceContext& device) {
   const driver::ContextGuard guard(*device.driver, device.context);
   std::vector<driver::DeviceBuffer> buffers;
   for (TestTensor& tensor : test.tensors()) {
-    buffers.emplace_back(*device.driver, tensor.bytes.size());
+    buffers.emplace_back(*device.driver, tensor.bytes.size() + kLargestChunk);
     buffers.back().upload(tensor.bytes.data(), tensor.bytes.size(), nullptr);
     tensor.set_pointer(buffers.back().pointer());
   }

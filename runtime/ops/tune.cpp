@@ -131,7 +131,7 @@ class MadeUpScan {
   template <class Value>
   void* filled(Index count, DType dtype, Value value) {
     const std::size_t size = dtype == DType::kFloat32 ? 4 : 2;
-    buffers_.emplace_back(driver_, static_cast<std::size_t>(count) * size);
+    buffers_.emplace_back(driver_, static_cast<std::size_t>(count) * size + kLargestChunk);
     if constexpr (!std::is_same_v<Value, std::nullptr_t>) {
       const Index distinct = dtype == DType::kFloat32 ? count : std::min<Index>(count, Index{1} << 20);
       std::vector<unsigned char> host(static_cast<std::size_t>(distinct) * size);

@@ -134,7 +134,7 @@ void Block::access(const void* address, std::size_t bytes, AccessKind kind, cons
 // A copy may arrive at any time between its issue and the wait. So it must be ordered after other threads' accesses
 // when it is issued and before them when it is waited for, and in between nobody finds anything of use.
 void Block::async_copy(const AsyncCopy& copy) {
-  if (copy.existing > 0) access(copy.from, copy.existing, AccessKind::kRead, copy.code);
+  access(copy.from, copy.bytes, AccessKind::kRead, copy.code);
   access(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
   std::memset(copy.to, kPoison, copy.bytes);
   threads_[running_].copies.back().push_back(copy);
@@ -147,8 +147,7 @@ void Block::async_wait(std::size_t pending) {
   while (groups.size() > pending + 1) {
     for (const AsyncCopy& copy : groups.front()) {
       access(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
-      std::memcpy(copy.to, copy.from, copy.existing);
-      std::memset(static_cast<char*>(copy.to) + copy.existing, 0, copy.bytes - copy.existing);
+      std::memcpy(copy.to, copy.from, copy.bytes);
     }
     groups.erase(groups.begin());
   }

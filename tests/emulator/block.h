@@ -39,7 +39,6 @@ struct AsyncCopy {
   void* to;
   const void* from;
   std::size_t bytes;
-  std::size_t existing;  // that are copied; the rest becomes zero
   const void* code;
 };
 

@@ -98,11 +98,6 @@ inline void async_copy(void* to_shared, const void* from_global) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async moves 4, 8 or 16 bytes");
   ::emulator::async_copy(to_shared, from_global, BYTES);
 }
-template <int BYTES>
-inline void async_copy_part(void* to_shared, const void* from_global, int bytes) {
-  static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async moves 4, 8 or 16 bytes");
-  ::emulator::async_copy_part(to_shared, from_global, BYTES, bytes);
-}
 inline void async_commit() { ::emulator::async_commit(); }
 template <int PENDING>
 inline void async_wait() {

@@ -36,16 +36,7 @@ void require_aligned(const void* address, std::size_t bytes) {
 void async_copy(void* to_shared, const void* from_global, std::size_t bytes) {
   require_aligned(to_shared, bytes);
   require_aligned(from_global, bytes);
-  Block::current()->async_copy({to_shared, from_global, bytes, bytes, __builtin_return_address(0)});
-}
-
-void async_copy_part(void* to_shared, const void* from_global, std::size_t bytes, int existing) {
-  require_aligned(to_shared, bytes);
-  require_aligned(from_global, bytes);
-  if (existing < 0 || static_cast<std::size_t>(existing) > bytes)
-    fail(("an asynchronous copy of " + std::to_string(existing) + " of " + std::to_string(bytes) + " bytes").c_str());
-  Block::current()->async_copy(
-      {to_shared, from_global, bytes, static_cast<std::size_t>(existing), __builtin_return_address(0)});
+  Block::current()->async_copy({to_shared, from_global, bytes, __builtin_return_address(0)});
 }
 
 void async_commit() { Block::current()->async_commit(); }

@@ -40,8 +40,6 @@ void yield();
 void require_aligned(const void* address, std::size_t bytes);
 // Copies by the running thread, in groups: waiting leaves at most `pending` of the latest groups under way.
 void async_copy(void* to_shared, const void* from_global, std::size_t bytes);
-// Only the first `existing` of `bytes` come from global memory; the others become zero.
-void async_copy_part(void* to_shared, const void* from_global, std::size_t bytes, int existing);
 void async_commit();
 void async_wait(std::size_t pending);
 

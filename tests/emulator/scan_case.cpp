@@ -9,6 +9,7 @@
 #include "float16.h"
 
 namespace emulator {
+using mamba_scan::kLargestChunk;
 using mamba_scan::ProjectionTensor;
 using mamba_scan::SequenceTensor;
 using mamba_scan::StateTensor;
@@ -16,6 +17,8 @@ using mamba_scan::StateTensor;
 namespace {
 
 Index element_bytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+std::size_t whole_chunks(std::size_t bytes) { return (bytes + kLargestChunk - 1) / kLargestChunk * kLargestChunk; }
 
 // Half the distance to the next number, relative: what rounding the result may cost.
 double rounding(DType dtype) {
@@ -133,7 +136,8 @@ SequenceTensor ScanSetup::make_sequence(const std::string& name, Layout layout, 
   const auto bytes = static_cast<std::size_t>(scan_.batch * tensor.batch_stride * element_bytes(scan_.dtype));
   const std::size_t shift =
       scan_.spacing == Spacing::kShifted ? static_cast<std::size_t>(element_bytes(scan_.dtype)) : 0;
-  auto* memory = device_.allocate<unsigned char>(name, bytes + shift, access);
+  auto* memory = device_.allocate<unsigned char>(
+      name, access == Access::kReadOnly ? whole_chunks(bytes + shift) : bytes + shift, access);
   unsigned char* data = memory + shift;
   tensor.data = data;
   if (whole != nullptr) *whole = {memory, bytes + shift};
@@ -155,8 +159,8 @@ ProjectionTensor ScanSetup::make_projection(const std::string& name, bool consta
   }
   const Index row = states_first && scan_.aligned_rows ? (l + 7) / 8 * 8 : l;
   const auto elements = static_cast<std::size_t>(scan_.batch * row * g * n * k);
-  auto* data = device_.allocate<unsigned char>(name, elements * static_cast<std::size_t>(element_bytes(scan_.dtype)),
-                                               Access::kReadOnly);
+  auto* data = device_.allocate<unsigned char>(
+      name, whole_chunks(elements * static_cast<std::size_t>(element_bytes(scan_.dtype))), Access::kReadOnly);
   std::mt19937 random(seed_++);
   std::uniform_real_distribution<double> uniform(-1, 1);
   for (std::size_t i = 0; i < elements; ++i) store(data, static_cast<Index>(i), uniform(random));
