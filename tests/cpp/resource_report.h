@@ -64,14 +64,15 @@ inline std::int64_t shared_bytes_of(const jit::Variant& variant, const jit::Bina
   return info.shared_bytes + (dynamic.empty() ? 0 : std::stoi(dynamic));
 }
 
-// The switches that are on, without MS_ and the _VECTORED ones that aligned tensors have anyway.
+// The switches that are on, without MS_ and the _ACCESS of vectors, which aligned tensors have anyway.
 inline std::string switches_of(const jit::Variant& variant) {
   std::string out;
   for (const auto& [key, value] : variant.defines) {
     const bool sized = key == "MS_DTYPE" || key == "MS_DSTATE" || key == "MS_LANES" || key == "MS_STATES" ||
                        key == "MS_CHANNELS" || key == "MS_TILE" || key == "MS_UNROLL" || key == "MS_MIN_BLOCKS" ||
                        key == "MS_SHARED_BYTES" || (key == "MS_WARPS" && value == "1");
-    if (sized || value == "0" || key.ends_with("_VECTORED")) continue;
+    const bool vectors = key.ends_with("_ACCESS") && value == std::to_string(static_cast<int>(ops::Access::kVectors));
+    if (sized || value == "0" || vectors) continue;
     out += (out.empty() ? "" : " ") + key.substr(3) + (value == "1" ? "" : "=" + value);
   }
   return out;
