@@ -723,6 +723,18 @@ SlicePlan slice_of(const ForwardPlan& plan, int slice) {
   return out;
 }
 
+std::vector<jit::Variant> kernels_of(const ForwardPlan& plan) {
+  std::vector<jit::Variant> kernels;
+  for (int i = 0; i < plan.slices; ++i) {
+    const ForwardVariant variant = slice_of(plan, i).variant;
+    if (variant.prepared) kernels.push_back(variant.prepare());
+    kernels.push_back(variant.scan());
+    if (variant.cut) kernels.push_back(variant.carry());
+    if (variant.cut && variant.chunk_invariant) kernels.push_back(variant.compose());
+  }
+  return kernels;
+}
+
 unsigned compose_blocks(const SlicePlan& plan) {
   const int rows = plan.params.slots / plan.params.slots_per_row;
   return static_cast<unsigned>(rows * plan.variant.channels * plan.variant.states);

@@ -102,6 +102,9 @@ struct SlicePlan {
 };
 MAMBA_SCAN_API SlicePlan slice_of(const ForwardPlan& plan, int slice);
 
+// All that a plan launches, of every slice.
+MAMBA_SCAN_API std::vector<jit::Variant> kernels_of(const ForwardPlan& plan);
+
 // Blocks of compose.cu, which has kForwardBlockThreads, as carry.cu.
 MAMBA_SCAN_API unsigned compose_blocks(const SlicePlan& plan);
 

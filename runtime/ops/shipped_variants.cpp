@@ -62,13 +62,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     if (seen.insert(variant.name()).second) out.push_back(std::move(variant));
   };
   const auto add_plan = [&](const ForwardPlan& plan) {
-    for (int i = 0; i < plan.slices; ++i) {
-      const ForwardVariant variant = slice_of(plan, i).variant;
-      if (variant.prepared) add_once(variant.prepare());
-      add_once(variant.scan());
-      if (variant.cut) add_once(variant.carry());
-      if (variant.cut && variant.chunk_invariant) add_once(variant.compose());
-    }
+    for (jit::Variant& kernel : kernels_of(plan)) add_once(std::move(kernel));
   };
   struct Kind {
     bool reverse = false, packed = false, chunk_invariant = false, is_complex = false;

@@ -230,25 +230,12 @@ void append(std::vector<Candidate>& candidates, const std::vector<ExpectedChoice
   }
 }
 
-std::vector<jit::Variant> variants_of(const PlanChoice& choice, const SelectiveScanProblem& problem,
-                                      const driver::DeviceReport& device) {
-  std::vector<jit::Variant> variants;
-  const ForwardPlan plan = plan_forward(problem, device, &choice);
-  for (int i = 0; i < plan.slices; ++i) {
-    const ForwardVariant variant = slice_of(plan, i).variant;
-    variants.push_back(variant.scan());
-    if (variant.cut) variants.push_back(variant.carry());
-    if (variant.prepared) variants.push_back(variant.prepare());
-  }
-  return variants;
-}
-
 // Compiles what candidates first to the last launch, on all cores. What does not compile says so when it is launched.
 void compile(const std::vector<Candidate>& candidates, std::size_t first, const SelectiveScanProblem& problem,
              const DeviceContext& device) {
   std::vector<jit::Variant> variants;
   for (std::size_t i = first; i < candidates.size(); ++i)
-    for (jit::Variant& variant : variants_of(candidates[i].choice, problem, device.report))
+    for (jit::Variant& variant : kernels_of(plan_forward(problem, device.report, &candidates[i].choice)))
       variants.push_back(std::move(variant));
   std::atomic<std::size_t> next{0};
   std::vector<std::future<void>> workers;
