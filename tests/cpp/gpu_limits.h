@@ -92,13 +92,13 @@ inline const std::vector<GpuModel>& gpu_models() {
   return models;
 }
 
-inline driver::DeviceReport report_of(const GpuModel& model) {
-  const SmLimits& limits = *sm_limits_of(model.capability);
+// Of one of sm_limits().
+inline driver::DeviceReport report_of(int capability, int sm_count) {
+  const SmLimits& limits = *sm_limits_of(capability);
   driver::DeviceReport device;
-  device.name = model.name;
-  device.major = model.capability / 10;
-  device.minor = model.capability % 10;
-  device.sm_count = model.sm_count;
+  device.major = capability / 10;
+  device.minor = capability % 10;
+  device.sm_count = sm_count;
   device.max_threads_per_sm = limits.threads;
   device.max_blocks_per_sm = limits.blocks;
   device.registers_per_sm = limits.registers;
@@ -106,6 +106,12 @@ inline driver::DeviceReport report_of(const GpuModel& model) {
   device.shared_per_sm = static_cast<std::size_t>(limits.shared);
   const auto of_block = limits.capability < 70 ? std::int64_t{48} << 10 : limits.shared - limits.reserved;
   device.shared_per_block_optin = static_cast<std::size_t>(of_block);
+  return device;
+}
+
+inline driver::DeviceReport report_of(const GpuModel& model) {
+  driver::DeviceReport device = report_of(model.capability, model.sm_count);
+  device.name = model.name;
   device.clock_khz = static_cast<int>(model.ghz * 1e6);
   return device;
 }

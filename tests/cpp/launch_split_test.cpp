@@ -11,10 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "../fakes/fake_cuda.h"
 #include "cpu_for_gpu.h"
-#include "empty_kernels.h"
-#include "jit_test_support.h"
+#include "fake_gpu.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
@@ -285,18 +283,9 @@ class LaunchSplitOnDevice : public testing::Test {
   // Device 0 has no watchdog, device 1 does: the whole and the parts. Slow ones, so that short scans take long: 20
   // million exponentials at a time.
   static void SetUpTestSuite() {
-    folder = new test::ScratchFolder;
-    test::write_empty_kernels(*folder / "kernels");
-    platform::set_environment_variable("MAMBA_SCAN_KERNEL_DIR", *folder / "kernels");
-    platform::set_environment_variable("MAMBA_SCAN_CACHE_DIR", *folder / "cache");
-    fake = new FakeCuda("devices=75:1:Card:kHz50000,75:1:Display card:watchdog:kHz50000");
-    fake->on_launch(run_on_cpu);
+    gpu = new test::FakeGpu("devices=75:1:Card:kHz50000,75:1:Display card:watchdog:kHz50000", run_on_cpu);
   }
-  static void TearDownTestSuite() {
-    fake->on_launch(nullptr);
-    delete fake;
-    delete folder;
-  }
+  static void TearDownTestSuite() { delete gpu; }
   void SetUp() override {
     if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
   }
@@ -311,11 +300,9 @@ class LaunchSplitOnDevice : public testing::Test {
   }
 
   using FakeCuda = tests::FakeCuda;
-  static test::ScratchFolder* folder;
-  static FakeCuda* fake;
+  static test::FakeGpu* gpu;
 };
-test::ScratchFolder* LaunchSplitOnDevice::folder = nullptr;
-tests::FakeCuda* LaunchSplitOnDevice::fake = nullptr;
+test::FakeGpu* LaunchSplitOnDevice::gpu = nullptr;
 
 TEST_F(LaunchSplitOnDevice, PartsGiveWhatOneLaunchGives) {
   struct Shape {

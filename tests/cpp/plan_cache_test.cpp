@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 
+#include "gpu_limits.h"
 #include "problem_without_data.h"
 
 namespace mamba_scan::ops {
@@ -13,17 +14,6 @@ namespace {
 
 using test::memory;
 using test::problem_of;
-
-driver::DeviceReport some_device() {
-  driver::DeviceReport device;
-  device.major = 9;
-  device.sm_count = 132;
-  device.max_blocks_per_sm = 32;
-  device.max_threads_per_sm = 2048;
-  device.shared_per_block_optin = 227 << 10;
-  device.shared_per_sm = 228 << 10;
-  return device;
-}
 
 char* at(std::size_t offset) { return reinterpret_cast<char*>(memory) + offset; }
 
@@ -42,7 +32,7 @@ SelectiveScanProblem random_problem(std::mt19937& random) {
 }
 
 TEST(PlanCache, GivesThePlanThatWouldBeMade) {
-  const driver::DeviceReport device = some_device();
+  const driver::DeviceReport device = test::report_of(90, 132);
   PlanCache cache;
   std::mt19937 random(20261125);
   int known = 0;
@@ -78,7 +68,7 @@ TEST(PlanCache, GivesThePlanThatWouldBeMade) {
 }
 
 TEST(PlanCache, ForgetsTheOldest) {
-  const driver::DeviceReport device = some_device();
+  const driver::DeviceReport device = test::report_of(90, 132);
   PlanCache cache;
   for (Index seqlen = 1; seqlen <= 9; ++seqlen) {
     const SelectiveScanProblem p = problem_of(1, seqlen, 64);

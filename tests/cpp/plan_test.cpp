@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "gpu_limits.h"
 #include "ops/cost_model.h"
 #include "ops/selective_scan.h"
 #include "platform/error.h"
@@ -19,16 +20,7 @@ namespace {
 using test::memory;
 using test::problem_of;
 
-driver::DeviceReport device_with(int sm_count, int capability = 90) {
-  driver::DeviceReport device;
-  device.major = capability / 10;
-  device.minor = capability % 10;
-  device.sm_count = sm_count;
-  device.max_blocks_per_sm = capability == 90 ? 32 : 16;
-  device.max_threads_per_sm = capability == 75 ? 1024 : capability == 86 || capability == 89 ? 1536 : 2048;
-  device.shared_per_sm = capability == 75 ? 64 << 10 : capability == 86 || capability == 89 ? 100 << 10 : 228 << 10;
-  return device;
-}
+driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
 
 SelectiveScanProblem with_everything(SelectiveScanProblem p) {
   p.z = p.u;

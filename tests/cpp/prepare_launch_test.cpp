@@ -6,9 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "../fakes/fake_cuda.h"
-#include "empty_kernels.h"
-#include "jit_test_support.h"
+#include "fake_gpu.h"
 #include "ops/plan.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
@@ -17,22 +15,12 @@
 namespace mamba_scan::ops {
 namespace {
 
-struct Seen {
-  std::string entry;
-  SelectiveScanForwardParams params{};
-};
-std::vector<Seen> seen;
+using test::seen;
 
-void remember(const char* entry, void** arguments) {
-  seen.push_back({entry, *static_cast<const SelectiveScanForwardParams*>(arguments[0])});
-}
-
-struct OneAllocation : ScratchAllocator {
-  std::vector<char> memory;
+struct OneAllocation : test::HostScratch {
   void* allocate(std::size_t bytes) override {
     EXPECT_TRUE(memory.empty()) << "a second allocation";
-    memory.resize(bytes);
-    return memory.data();
+    return HostScratch::allocate(bytes);
   }
 };
 
@@ -50,19 +38,8 @@ void expect_disjoint(std::vector<std::pair<const void*, std::size_t>> parts, con
 
 class PrepareLaunch : public testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    folder = new test::ScratchFolder;
-    test::write_empty_kernels(*folder / "kernels");
-    platform::set_environment_variable("MAMBA_SCAN_KERNEL_DIR", *folder / "kernels");
-    platform::set_environment_variable("MAMBA_SCAN_CACHE_DIR", *folder / "cache");
-    fake = new tests::FakeCuda("devices=90:132:Card");
-    fake->on_launch(remember);
-  }
-  static void TearDownTestSuite() {
-    fake->on_launch(nullptr);
-    delete fake;
-    delete folder;
-  }
+  static void SetUpTestSuite() { gpu = new test::FakeGpu("devices=90:132:Card", test::remember); }
+  static void TearDownTestSuite() { delete gpu; }
   void SetUp() override {
     if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
     seen.clear();
@@ -93,11 +70,9 @@ class PrepareLaunch : public testing::Test {
     }
   }
 
-  static test::ScratchFolder* folder;
-  static tests::FakeCuda* fake;
+  static test::FakeGpu* gpu;
 };
-test::ScratchFolder* PrepareLaunch::folder = nullptr;
-tests::FakeCuda* PrepareLaunch::fake = nullptr;
+test::FakeGpu* PrepareLaunch::gpu = nullptr;
 
 TEST_F(PrepareLaunch, ComesBeforeTheScan) {
   expect_launches(test::problem_of(64, 2048, 1536, 13), {"prepare", "forward"}, 2);  // of rows that are not aligned

@@ -2,28 +2,18 @@
 // driver runs nothing; the emulator tests what kernels compute.
 #include <gtest/gtest.h>
 
-#include <cstddef>
-#include <memory>
 #include <random>
 #include <sstream>
 #include <string>
 #include <vector>
 
-#include "../fakes/fake_cuda.h"
-#include "jit_test_support.h"
+#include "fake_gpu.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
 #include "problem_without_data.h"
 
 namespace mamba_scan::ops {
 namespace {
-
-struct Scratch : ScratchAllocator {
-  std::vector<std::unique_ptr<char[]>> memory;
-  void* allocate(std::size_t bytes) override {
-    return memory.emplace_back(std::make_unique<char[]>(bytes + 256)).get();
-  }
-};
 
 class RandomProblem {
  public:
@@ -89,7 +79,7 @@ TEST(RandomProblems, AllTheirKernelsCompile) {
   for (int i = 0; i < kProblems; ++i) {
     const unsigned seed = std::random_device{}();
     const RandomProblem problem(seed);
-    Scratch scratch;
+    test::HostScratch scratch;
     EXPECT_NO_THROW(selective_scan_cuda(problem.get(), i % kDevices, nullptr, scratch))
         << problem.text() << "; device " << i % kDevices << ", seed " << seed;
   }

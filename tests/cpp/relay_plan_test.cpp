@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "../fakes/fake_cuda.h"
-#include "empty_kernels.h"
+#include "fake_gpu.h"
+#include "gpu_limits.h"
 #include "ops/plan.h"
 #include "ops/selective_scan.h"
 #include "ops/tuning.h"
@@ -21,17 +21,7 @@ namespace {
 using test::memory;
 using test::problem_of;
 
-driver::DeviceReport device_with(int sm_count, int capability = 90) {
-  driver::DeviceReport device;
-  device.major = capability / 10;
-  device.minor = capability % 10;
-  device.sm_count = sm_count;
-  device.max_blocks_per_sm = capability == 90 ? 32 : 16;
-  device.max_threads_per_sm = capability == 90 ? 2048 : 1536;
-  device.shared_per_sm = static_cast<std::size_t>(capability == 90 ? 228 : 100) << 10;
-  device.shared_per_block_optin = static_cast<std::size_t>(capability == 90 ? 227 : 99) << 10;
-  return device;
-}
+driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
 
 bool takes_turns(const SelectiveScanProblem& p, const driver::DeviceReport& device) {
   return plan_forward(p, device).variant.warps > 1;
@@ -151,34 +141,18 @@ TEST(RelayPlan, StaysWithinTheSharedMemoryOfTheDevice) {
   EXPECT_GE(planned, 8);
 }
 
-struct Seen {
-  std::string entry;
-  SelectiveScanForwardParams params{};
-};
-std::vector<Seen> seen;
-
-void remember(const char* entry, void** arguments) {
-  seen.push_back({entry, *static_cast<const SelectiveScanForwardParams*>(arguments[0])});
-}
-
 struct NoScratch : ScratchAllocator {
   void* allocate(std::size_t) override { throw std::runtime_error("the relay kernel needs no scratch memory"); }
 };
 
 TEST(RelayLaunch, AShortScanIsOneLaunchOfTheRelayKernel) {
   if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
-  const test::ScratchFolder folder;
-  test::write_empty_kernels(folder / "kernels");
-  platform::set_environment_variable("MAMBA_SCAN_KERNEL_DIR", folder / "kernels");
-  platform::set_environment_variable("MAMBA_SCAN_CACHE_DIR", folder / "cache");
-  tests::FakeCuda fake("devices=90:132:Card");
-  fake.on_launch(remember);
+  const test::FakeGpu gpu("devices=90:132:Card", test::remember);
   NoScratch scratch;
-  seen.clear();
+  test::seen.clear();
   for (int call = 0; call < 2; ++call) selective_scan_cuda(problem_of(1, 300, 64), 0, nullptr, scratch);
-  fake.on_launch(nullptr);
-  ASSERT_EQ(seen.size(), 2u);
-  for (const Seen& launch : seen) {
+  ASSERT_EQ(test::seen.size(), 2u);
+  for (const test::SeenLaunch& launch : test::seen) {
     EXPECT_EQ(launch.entry, "selective_scan_relay");
     EXPECT_EQ(launch.params.problem.seqlen, 300);
     EXPECT_EQ(launch.params.channels_per_group, 64);

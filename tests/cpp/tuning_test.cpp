@@ -11,8 +11,8 @@
 #include <set>
 #include <tuple>
 
-#include "../fakes/fake_cuda.h"
-#include "empty_kernels.h"
+#include "fake_gpu.h"
+#include "gpu_limits.h"
 #include "jit_test_support.h"
 #include "ops/control.h"
 #include "ops/selective_scan.h"
@@ -26,15 +26,8 @@ namespace {
 using test::problem_of;
 
 driver::DeviceReport some_device(const std::string& name = "Some GPU", int sm_count = 82) {
-  driver::DeviceReport device;
+  driver::DeviceReport device = test::report_of(86, sm_count);
   device.name = name;
-  device.major = 8;
-  device.minor = 6;
-  device.sm_count = sm_count;
-  device.max_blocks_per_sm = 16;
-  device.max_threads_per_sm = 1536;
-  device.shared_per_sm = 100 << 10;
-  device.shared_per_block_optin = 99 << 10;
   return device;
 }
 
@@ -247,35 +240,13 @@ void take_time(const char* entry, void** arguments) {
   }
 }
 
-struct HostScratch : ScratchAllocator {
-  std::vector<char> bytes;
-  void* allocate(std::size_t count) override {
-    bytes.resize(count);
-    return bytes.data();
-  }
-};
-
 class Tune : public testing::Test {
  protected:
-  // One driver and one cache: the runtime, which the first test starts, keeps what it found.
-  static void SetUpTestSuite() {
-    folder = new test::ScratchFolder;
-    test::write_empty_kernels(*folder / "kernels");
-    platform::set_environment_variable("MAMBA_SCAN_KERNEL_DIR", *folder / "kernels");
-    platform::set_environment_variable("MAMBA_SCAN_CACHE_DIR", *folder / "cache");
-    fake = new tests::FakeCuda("devices=90:132:H200");
-    fake->on_launch(take_time);
-  }
-  static void TearDownTestSuite() {
-    fake->on_launch(nullptr);
-    delete fake;
-    delete folder;
-  }
-  static test::ScratchFolder* folder;
-  static tests::FakeCuda* fake;
+  static void SetUpTestSuite() { gpu = new test::FakeGpu("devices=90:132:H200", take_time); }
+  static void TearDownTestSuite() { delete gpu; }
+  static test::FakeGpu* gpu;
 };
-test::ScratchFolder* Tune::folder = nullptr;
-tests::FakeCuda* Tune::fake = nullptr;
+test::FakeGpu* Tune::gpu = nullptr;
 
 TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
   if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
@@ -304,7 +275,7 @@ TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
   EXPECT_EQ(report["candidates"].size(), 6u);
 
   launches.clear();
-  HostScratch scratch;
+  test::HostScratch scratch;
   selective_scan_cuda(p, 0, nullptr, scratch);
   EXPECT_EQ(launches, (std::map<int, int>{{wanted_slots, 1}}));
   EXPECT_EQ(Tuning(runtime().builder().cache(), device).find(p), chosen) << "nothing kept for the next process";
