@@ -64,11 +64,6 @@ __device__ __forceinline__ const char* sequence_source(const SequenceTensor& x, 
   return SequenceChunks<ACCESS>::first(rows.from, rows.row_stride, lane);
 }
 
-// From the begin of the word that holds a 16-bit element: 0 or 2.
-__device__ __forceinline__ int bytes_into_word(const char* element) {
-  return static_cast<int>(reinterpret_cast<unsigned long long>(element) & 2);
-}
-
 template <int ORDER>
 __device__ __forceinline__ const char* projection_source(const ProjectionTensor& x, const Row& row, int tile,
                                                          int lane) {
@@ -84,42 +79,61 @@ __device__ __forceinline__ void copy_projection_chunks(Element* to, const char*&
                                                        int lane) {
   using C = ProjectionChunks<ORDER>;
   const char* source = from;
+  const Index between = steps.between;
   C::for_each(lane, [&](int offset) {
     async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
-    source += steps.between;
+    source += between;
   });
   from += BACK ? -steps.advance : steps.advance;
 }
 
-// u, delta or z: the chunks with any of the warp's channels, which may be fewer than it could have.
+// u, delta or z: the chunks with any of the warp's channels, which may be fewer than it could have. Of what is in
+// shared memory, or behind a pointer, nothing is read after the first copy: the compiler would read it anew for each.
 template <int ACCESS, bool BACK>
 __device__ __forceinline__ void copy_sequence_chunks(Element* to, const char*& from, const TileSteps& steps,
-                                                     const SequenceTensor& x, const Row& row, int tile, int lane) {
+                                                     int channels, int lane) {
   using C = SequenceChunks<ACCESS>;
-  // The first channel of the lane's next chunk.
-  int channel = kSeqContiguous ? lane / C::kPerRow : lane % C::kPerRow * (C::kBytes / kElementBytes);
-  if constexpr (kShifted<ACCESS> && !kSeqContiguous) {
-    const Rows rows = sequence_rows(x, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
-    channel -= is_second_half(rows.from + lane / C::kPerRow * rows.row_stride);
-  }
-  const char* source = from;
-  C::for_each(lane, [&](int offset) {
-    if (channel < row.channels) async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
-    source += steps.between;
-    if (kSeqContiguous) channel += 32 / C::kPerRow;
-  });
+  const int shift = kShifted<ACCESS> ? is_second_half(from) : 0;
+  const char* source = from - shift * kElementBytes;
+  const Index between = steps.between;
   from += BACK ? -steps.advance : steps.advance;
+  if constexpr (kSeqContiguous) {
+    const int rows = channels - lane / C::kPerRow;  // from the lane's first on
+    int row = 0;
+    C::for_each(lane, [&](int offset) {
+      if (row < rows) async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
+      source += between;
+      row += 32 / C::kPerRow;
+    });
+  } else {
+    const int channel = lane % C::kPerRow * (C::kBytes / kElementBytes) - shift;  // the first of the lane's chunks
+    if (channel >= channels) return;
+    C::for_each(lane, [&](int offset) {
+      async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
+      source += between;
+    });
+  }
+}
+
+// Row r's last element, of the tile in which the lane's first chunk begins with the element at `from`.
+template <int ACCESS>
+__device__ __forceinline__ const Element* last_of_row(const char* from, const SequenceTensor& x, int r, int lane) {
+  using C = SequenceChunks<ACCESS>;
+  const Index row_stride = kSeqContiguous ? x.dim_stride : x.seq_stride;
+  const char* row = from - lane % C::kPerRow * C::kBytes + (r - lane / C::kPerRow) * row_stride * kElementBytes;
+  return reinterpret_cast<const Element*>(row) + kSequenceColumns - 1;
 }
 
 // The last elements of shifted rows, which the rows' words do not reach: a lane copies that of every 32nd row.
 template <int ACCESS>
-__device__ __forceinline__ void copy_last_halves(Element* to, const SequenceTensor& x, const Row& row, int tile,
+__device__ __forceinline__ void copy_last_halves(Element* to, const char* from, const SequenceTensor& x, int channels,
                                                  int lane) {
-  const Rows from = sequence_rows(x, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
 #pragma unroll
-  for (int r = lane; r < kSequenceRows; r += 32) {
-    const Element* last = from.from + r * from.row_stride + kSequenceColumns - 1;
-    const bool exists = kSeqContiguous ? r < row.channels : row.channels == kWarpChannels;
+  for (int base = 0; base < kSequenceRows; base += 32) {
+    const int r = base + lane;
+    if (kSequenceRows % 32 != 0 && r >= kSequenceRows) break;
+    const Element* last = last_of_row<ACCESS>(from, x, r, lane);
+    const bool exists = kSeqContiguous ? r < channels : channels == kWarpChannels;
     if (exists && !is_second_half(last)) async_copy<4>(to + r * kPitch<ACCESS> + kSequenceColumns, last);
   }
 }
@@ -144,9 +158,10 @@ __device__ __forceinline__ void copy_prepared(float* to, const float* prepared, 
 // The counterpart: whole tiles of outputs, which lie where u did.
 __device__ __forceinline__ void store_vectors(const Element* from, char*& to, const TileSteps& steps, int lane) {
   char* target = to;
+  const Index between = steps.between;
   SequenceChunks<kVectors>::for_each(lane, [&](int offset) {
     store_global<SequenceChunks<kVectors>::kBytes>(target, reinterpret_cast<const char*>(from) + offset);
-    target += steps.between;
+    target += between;
   });
   to += steps.advance;
 }
@@ -154,12 +169,13 @@ __device__ __forceinline__ void store_vectors(const Element* from, char*& to, co
 // The same of a y that is moved in words. Rows of 16-bit elements may begin in the middle of one: then the lane with
 // the first word stores its second half, and of all rows the last halves are stored besides.
 __device__ __forceinline__ void store_words(const Element* from, char*& to, const TileSteps& steps,
-                                            const SequenceTensor& y, const Row& row, int tile, int lane) {
+                                            const SequenceTensor& y, int lane) {
   using Words = Chunks<kWords, kSequenceRows, kSequenceColumns, kOutputPitch>;
-  const int into = kElementBytes == 2 ? bytes_into_word(to) : 0;
+  const int into = kElementBytes == 2 ? is_second_half(to) * kElementBytes : 0;
   const bool whole = into == 0 || lane % Words::kPerRow > 0;
   const char* source = reinterpret_cast<const char*>(from + kOutputPlace) - into;
   char* target = to - into;
+  const Index between = steps.between;
   Words::for_each(lane, [&](int offset) {
     if constexpr (kElementBytes == 4) {
       store_global<4>(target, source + offset);
@@ -174,18 +190,19 @@ __device__ __forceinline__ void store_words(const Element* from, char*& to, cons
         store_global<2>(target + 2, halves + 1);
       }
     }
-    target += steps.between;
+    target += between;
   });
-  to += steps.advance;
   if constexpr (kElementBytes == 2) {
-    const Rows rows = sequence_rows(y, row, static_cast<Index>(tile) * kTile, kTile, kWarpChannels);
 #pragma unroll
-    for (int r = lane; r < kSequenceRows; r += 32) {
-      const Element* last = rows.from + r * rows.row_stride + kSequenceColumns - 1;
+    for (int base = 0; base < kSequenceRows; base += 32) {
+      const int r = base + lane;
+      if (kSequenceRows % 32 != 0 && r >= kSequenceRows) break;
+      const Element* last = last_of_row<kWords>(to, y, r, lane);
       if (!is_second_half(last))
         store_global<2>(const_cast<Element*>(last), from + r * kOutputPitch + kOutputPlace + kSequenceColumns - 1);
     }
   }
+  to += steps.advance;
 }
 
 // A whole tile of outputs; `to` is sequence_source() of the first, and goes on to the next one.
@@ -196,7 +213,7 @@ __device__ __forceinline__ void store_whole(const Element* from, char*& to, cons
   } else if constexpr (MS_Y_ACCESS == kVectors) {
     store_vectors(from, to, params.y_steps, lane);
   } else {
-    store_words(from, to, params.y_steps, params.problem.y, row, tile, lane);
+    store_words(from, to, params.y_steps, params.problem.y, lane);
   }
 }
 
@@ -213,9 +230,9 @@ class TileCopies {
     past_ = OUTPUTS ? piece.end : piece.begin - 1;
     whole_end_ = static_cast<int>(p.seqlen / kTile);
     if (piece.row.channels < kWarpChannels) whole_end_ = ~whole_end_;
-    u_ = first_word<MS_U_ACCESS>(p.u, piece.row, lane);
-    delta_ = first_word<MS_DELTA_ACCESS>(p.delta, piece.row, lane);
-    if constexpr (OUTPUTS && MS_HAS_Z) z_ = first_word<MS_Z_ACCESS>(p.z, piece.row, lane);
+    u_ = sequence_source<MS_U_ACCESS>(p.u, piece.row, next_, lane);
+    delta_ = sequence_source<MS_DELTA_ACCESS>(p.delta, piece.row, next_, lane);
+    if constexpr (OUTPUTS && MS_HAS_Z) z_ = sequence_source<MS_Z_ACCESS>(p.z, piece.row, next_, lane);
     if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
     if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
 #pragma unroll 1
@@ -244,12 +261,6 @@ class TileCopies {
     kCByPointer = !kPrepared && OUTPUTS && kProjectionByPointer<MS_C_ORDER, MS_C_ACCESS>,
     kAnyByPointer = kUByPointer || kDeltaByPointer || kZByPointer || kBByPointer || kCByPointer,
   };
-
-  template <int ACCESS>
-  __device__ __forceinline__ const char* first_word(const SequenceTensor& x, const Row& row, int lane) const {
-    const char* first = sequence_source<ACCESS>(x, row, next_, lane);
-    return kShifted<ACCESS> ? first - bytes_into_word(first) : first;
-  }
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int to,
                                             int lane) {
@@ -289,8 +300,9 @@ class TileCopies {
   __device__ __forceinline__ void copy_sequence_tile(Element* to, const char*& from, const TileSteps& steps,
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      copy_sequence_chunks<ACCESS, !OUTPUTS>(to, from, steps, tensor, row, next_, lane);
-      if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, tensor, row, next_, opaque(lane));
+      const int channels = row.channels;
+      if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, from, tensor, channels, opaque(lane));
+      copy_sequence_chunks<ACCESS, !OUTPUTS>(to, from, steps, channels, lane);
     } else {
       copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, row.channels, opaque(lane));
     }

@@ -44,7 +44,7 @@ __device__ __forceinline__ Rows projection_rows(const ProjectionTensor& x, const
 }
 
 // Does a 16-bit element lie in the second half of a word?
-__device__ __forceinline__ int is_second_half(const Element* element) {
+__device__ __forceinline__ int is_second_half(const void* element) {
   return static_cast<int>(reinterpret_cast<unsigned long long>(element) >> 1 & 1);
 }
 
