@@ -157,10 +157,8 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
 #pragma unroll 1
   for (int tile = piece.end - 1; tile >= first_tile; --tile) {
     Stage& stage = copies.take(params, shared, id.lane);
-#if !MS_PREPARED
     expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, shared.B, id.lane);
-    __syncwarp();
-#endif
+    if constexpr (!kReadsPrepared) __syncwarp();
     int begin = 0;  // of the sequence in the tile
 #if MS_PACKED
     begin = forget_others(params, shared, stage, tile, id.lane);

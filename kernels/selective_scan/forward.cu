@@ -4,7 +4,7 @@
 // piece of a row in its range a warp repeats, tile by tile:
 //
 //   async copies of the next tile -> shared      u, delta, z as they are; B, C as they are, or prepared
-//   expand B, C of this tile                     to fp32, once per warp, unless prepare.cu has done it for all warps
+//   expand B, C of this tile                     to fp32, once per warp
 //   compute kSteps steps at a time               states in registers, delta and u converted on reading
 //   sum over the lanes of a channel, gate        into the tile, in place of u
 //   store the tile                               in vectors of 16 bytes
@@ -265,11 +265,9 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
 #pragma unroll 1
   for (; tile < end; ++tile) {
     Stage& stage = copies.take(params, shared, id.lane);
-#if !MS_PREPARED
     expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, piece.row, stage.B, shared.B, id.lane);
     expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, piece.row, stage.C, shared.C, id.lane);
-    __syncwarp();
-#endif
+    if constexpr (!kReadsPrepared) __syncwarp();
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);

@@ -49,11 +49,9 @@ struct SelectiveScanForwardParams {
   float* partial_sum;
   bool first_slice;  // nothing has been summed yet
   // Written by prepare.cu, fp32, for every batch and group the tiles of a row one after another, each
-  // [step][padded state] in the order lanes read them: of forward.cu, and of carry.cu, which may be the same memory.
-  // Null unless prepared.
+  // [step][padded state] in the order in which lanes of forward.cu read them. Null unless prepared.
   float* prepared_B;
   float* prepared_C;
-  float* prepared_carry_B;
 };
 
 }  // namespace mamba_scan

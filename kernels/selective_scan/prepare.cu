@@ -1,17 +1,16 @@
-// B and C of all steps in fp32, in the order in which the scan's lanes read them (place_of_state() of forward.cu and
-// carry.cu), once for all the warps that read them rather than by each of them anew. Reference: expand_projection() in
-// tile_values.cuh, with which the scan does the same for itself when it is not prepared.
+// B and C of all steps in fp32, in the order in which the scan's lanes read them (place_of_state() of forward.cu), once
+// for all the warps that read them rather than by each of them anew. Reference: expand_projection() in tile_values.cuh,
+// with which the scan does the same for itself when it is not prepared.
 //
 //   prepared_B, prepared_C     [batch, group][step][padded state]     steps rounded up to whole tiles
-//   prepared_carry_B           the same of B in carry.cu's order, where that is another
 //
-// Steps past the end and padding states are zeros, so that every tile is whole. Grid: first B, then C, then B for the
-// carries; of each, for every batch and group, a block of kPrepareThreads for every kBlockSteps steps. A block
-// brings its steps through shared memory: it reads elements along whichever of states and steps is closer together in
-// memory, adjacent threads adjacent elements, and writes vectors of 16 bytes.
+// Steps past the end and padding states are zeros, so that every tile is whole. Grid: first B, then C; of each, for
+// every batch and group, a block of kPrepareThreads for every kBlockSteps steps. A block brings its steps through
+// shared memory: it reads elements along whichever of states and steps is closer together in memory, adjacent threads
+// adjacent elements, and writes vectors of 16 bytes.
 //
-// Constants: MS_PREPARE_STEPS, the steps of a block, and of warp_tile.cuh MS_DTYPE, MS_DSTATE, MS_LANES, MS_STATES,
-// MS_TILE and MS_CUT.
+// Constants: MS_PREPARE_STEPS, the steps of a block, and of warp_tile.cuh MS_DTYPE, MS_DSTATE, MS_LANES, MS_STATES and
+// MS_TILE.
 //
 // Cost: memory alone, 4 bytes written for each element read; about 15 instructions an element take a fifth of that
 // time.
@@ -24,8 +23,6 @@ constexpr int kBlockSteps = MS_PREPARE_STEPS;
 // Floats from a step to the next in shared memory, whole vectors where steps are: an odd number of vectors, so that the
 // same state of adjacent steps lies in as many banks as vectors allow.
 constexpr int kStepPitch = kPaddedStates % 8 == 0 ? kPaddedStates + 4 : kPaddedStates;
-// Do the carries read another order? (The plan sets MS_CUT only then.)
-constexpr bool kForCarries = MS_CUT;
 
 static_assert(kBlockSteps % 4 == 0 && kTile % 4 == 0, "a block's steps are whole vectors, whatever the states");
 
@@ -35,7 +32,7 @@ __device__ constexpr int next_power_of_two(int value) {
 
 // A block's steps of a batch and group; what lies past the existing ones becomes zero. Threads are laid out along the
 // inner axis, whose elements are closer together in memory, so that each walks along the outer one in equal strides.
-template <bool INTERLEAVED, bool BY_STEPS>
+template <bool BY_STEPS>
 __device__ __forceinline__ void read_steps(const ProjectionTensor& x, const Element* row, Index first_step, Index steps,
                                            float* to) {
   constexpr int kInner = BY_STEPS ? kBlockSteps : kPaddedStates, kOuter = BY_STEPS ? kPaddedStates : kBlockSteps;
@@ -70,20 +67,19 @@ __device__ __forceinline__ void read_steps(const ProjectionTensor& x, const Elem
         const int outer = base + k * kDown + down;
         if (kOuter % (kDown * kTogether) != 0 && outer >= kOuter) break;
         const int step = BY_STEPS ? inner : outer, n = BY_STEPS ? outer : inner;
-        to[step * kStepPitch + place_of_state<INTERLEAVED>(n)] = exists(k) ? to_float(value[k]) : 0.0f;
+        to[step * kStepPitch + place_of_state(n)] = exists(k) ? to_float(value[k]) : 0.0f;
       }
     }
   }
 }
 
-template <bool INTERLEAVED>
 __device__ __forceinline__ void read_steps(const ProjectionTensor& x, const Element* row, Index first_step, Index steps,
                                            float* to) {
   const auto distance = [](Index stride) { return stride < 0 ? -stride : stride; };
   if (distance(x.seq_stride) < distance(x.state_stride)) {
-    read_steps<INTERLEAVED, true>(x, row, first_step, steps, to);
+    read_steps<true>(x, row, first_step, steps, to);
   } else {
-    read_steps<INTERLEAVED, false>(x, row, first_step, steps, to);
+    read_steps<false>(x, row, first_step, steps, to);
   }
 }
 
@@ -105,20 +101,17 @@ extern "C" __global__ void __launch_bounds__(kPrepareThreads)
   const int blocks_per_row = static_cast<int>((row_steps + kBlockSteps - 1) / kBlockSteps);
   const int batch_groups = static_cast<int>(p.batch * p.ngroups);
   const int row = static_cast<int>(blockIdx.x) / blocks_per_row;
-  const int batch_group = row % batch_groups, which = row / batch_groups;  // 0 B, 1 C, 2 B for the carries
+  const int batch_group = row % batch_groups;
+  const bool is_C = row >= batch_groups;
   const Index first = static_cast<Index>(static_cast<int>(blockIdx.x) % blocks_per_row) * kBlockSteps;
 
-  const ProjectionTensor& x = which == 1 ? p.C : p.B;
+  const ProjectionTensor& x = is_C ? p.C : p.B;
   const int groups = static_cast<int>(p.ngroups);
   const Element* from = static_cast<const Element*>(x.data) + batch_group / groups * x.batch_stride +
                         batch_group % groups * x.group_stride;
-  if (kForCarries && which == 2) {
-    read_steps<true>(x, from, first, p.seqlen, shared);
-  } else {
-    read_steps<false>(x, from, first, p.seqlen, shared);
-  }
+  read_steps(x, from, first, p.seqlen, shared);
   __syncthreads();
-  float* to = which == 0 ? params.prepared_B : which == 1 ? params.prepared_C : params.prepared_carry_B;
+  float* to = is_C ? params.prepared_C : params.prepared_B;
   write_steps(shared, static_cast<int>(min(static_cast<Index>(kBlockSteps), row_steps - first)),
               to + (batch_group * row_steps + first) * kPaddedStates);
 }

@@ -274,7 +274,7 @@ class TileCopies {
       }
 #if MS_PREPARED
       const int tile = prepared_tile(params, shared.piece.row, next_);
-      copy_prepared(stage.B, OUTPUTS ? params.prepared_B : params.prepared_carry_B, tile, opaque(lane));
+      copy_prepared(stage.B, params.prepared_B, tile, opaque(lane));
       if constexpr (OUTPUTS) copy_prepared(stage.C, params.prepared_C, tile, lane);
 #endif
       next_ += OUTPUTS ? kWarps : -kWarps;

@@ -26,9 +26,14 @@ constexpr int kStateVector = kParts > 1 ? kStates : kStates % 4 == 0 ? 4 : kStat
 __device__ __forceinline__ constexpr int place_of_state(int part, int s) {
   return (s / kStateVector * kLanes + part) * kStateVector + s % kStateVector;
 }
-template <bool INTERLEAVED = kInterleavedStates>
 __device__ __forceinline__ constexpr int place_of_state(int n) {
-  return INTERLEAVED ? place_of_state(n % kLanes, n / kLanes) : place_of_state(n / kStates, n % kStates);
+  return kInterleavedStates ? place_of_state(n % kLanes, n / kLanes) : place_of_state(n / kStates, n % kStates);
+}
+
+// Which state lies at a place, of those that are not interleaved.
+__device__ __forceinline__ constexpr int state_at_place(int place) {
+  const int vector = place / kStateVector;
+  return vector % kLanes * kStates + vector / kLanes * kStateVector + place % kStateVector;
 }
 
 // A vector of elements as registers. Adjacent lanes read adjacent vectors.
@@ -156,12 +161,30 @@ __device__ __forceinline__ void expand_vectors(const Element* from, float* to, i
   }
 }
 
-template <int ORDER, int ACCESS>
-__device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor, const Row& row, const Element* from,
+// Prepared B for carry.cu: a lane takes every 32nd place of all steps to where its state lies there.
+__device__ __forceinline__ void reorder_prepared(const float* from, float* to, int lane) {
+#pragma unroll
+  for (int base = 0; base < kPaddedStates; base += 32) {
+    const int place = base + lane;
+    if (kPaddedStates % 32 != 0 && place >= kPaddedStates) break;
+    const int other = place_of_state(state_at_place(place));
+#pragma unroll
+    for (int step = 0; step < kTile; ++step) to[step * kPaddedStates + other] = from[step * kPaddedStates + place];
+  }
+}
+
+// B or C of a tile from where copies have brought them to where lanes read them. Those that are constant in time, or
+// prepared in the right order, are there already.
+template <int ORDER, int ACCESS, class From>
+__device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor, const Row& row, const From* from,
                                                   float* to, int lane) {
-  if constexpr (ORDER < 2 && ACCESS == kWords) {
+  if constexpr (kReadsPrepared || ORDER == 3) {
+    return;
+  } else if constexpr (kPrepared) {
+    reorder_prepared(from, to, lane);
+  } else if constexpr (ORDER < 2 && ACCESS == kWords) {
     expand_words<ORDER, ACCESS>(tensor, row, from, to, lane);
-  } else if constexpr (ORDER != 3) {
+  } else {
     expand_vectors<ORDER>(from, to, lane);
   }
 }

@@ -36,8 +36,8 @@
 //   MS_INVARIANT         1: chunk_invariant. Slots are segments of a row (forward_params.h); MS_HAS_INITIAL and
 //                        MS_HAS_FINAL are 1 even if there is no such state, so that all calls run the same kernel
 //   MS_PACKED            1: the row holds sequences, see problem.h
-//   MS_PREPARED          1: B and C come from prepare.cu, fp32 and in the order lanes read them; their orders and
-//                        accesses then stand for nothing
+//   MS_PREPARED          1: B and C come from prepare.cu, fp32 and in the order lanes of forward.cu read them; their
+//                        orders and accesses then stand for nothing
 //   MS_SLICE             0: all states; 1: some, whose sums go to partial_sum; 2: the last ones, which finish y
 #pragma once
 
@@ -72,6 +72,8 @@ constexpr int kWarpChannels = kQuads * kChannels;
 constexpr int kPaddedStates = kLanes * kStates;
 constexpr bool kPacked = MS_PACKED;
 constexpr bool kPrepared = MS_PREPARED;
+// Are prepared B and C read as they are, or have they to be brought into another order, carry.cu's?
+constexpr bool kReadsPrepared = kPrepared && !(kInterleavedStates && kLanes > 1 && kStates > 1);
 constexpr bool kBConstant = MS_B_ORDER == 3;
 constexpr bool kCConstant = MS_C_ORDER == 3;
 // Channels whose sums over states a lane ends up with, and steps of a group: lanes that would own the same channel
@@ -167,27 +169,17 @@ struct __align__(16) Shared {
   Index boundary;  // the step at which it ends
   int done;        // steps of the tile before the ones being computed
 #endif
-#if !MS_PREPARED
   // Of the tile being computed.
-  __align__(16) float B[kBConstant ? 1 : kTileFloats];
-  __align__(16) float C[kCConstant ? 1 : kTileFloats];
-#endif
+  __align__(16) float B[kBConstant || kReadsPrepared ? 1 : kTileFloats];
+  __align__(16) float C[kCConstant || kReadsPrepared ? 1 : kTileFloats];
 };
 
 // B and C of the tile being computed, which came with `stage`.
 __device__ __forceinline__ const float* tile_B(const Shared& shared, const Stage& stage) {
-#if MS_PREPARED
-  return stage.B;
-#else
-  return shared.B;
-#endif
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : shared.B;
 }
 __device__ __forceinline__ const float* tile_C(const Shared& shared, const Stage& stage) {
-#if MS_PREPARED
-  return stage.C;
-#else
-  return shared.C;
-#endif
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : shared.C;
 }
 
 // ---- which piece of which row ----

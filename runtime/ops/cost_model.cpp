@@ -26,7 +26,8 @@ double clocks_to_expand(const ForwardVariant& v, ProjectionOrder order, Access a
   if (order == ProjectionOrder::kStrided) return 50;
   if (access == Access::kWords) return 24;
   if (order == ProjectionOrder::kSteps) return 4.5;
-  return v.lanes >= 4 ? 1.25 : 0.5;  // of few states the other warps hide it
+  if (v.lanes * v.states != v.dstate || v.states % 4 != 0) return 4;  // states go to places of their own, one by one
+  return v.lanes >= 4 ? 1.25 : 0.5;                                   // of few states the other warps hide it
 }
 
 constexpr double kPiece = 3000;  // of a warp, in both kernels: rates, pointers, first copies
@@ -103,9 +104,9 @@ double clocks_saved_by_preparing(const ForwardVariant& v, double warps, double s
 
 // Bound by memory: elements are read and fp32 numbers written, at about 2.5 TB/s where 132 multiprocessors share it,
 // less some for its begin and end: 1024 bytes a clock.
-double clocks_to_prepare(const ForwardVariant& v, int tensors, double floats, int sm_count) {
+double clocks_to_prepare(const ForwardVariant& v, double floats, int sm_count) {
   constexpr double kBytesPerClock = 1024.0 / 132;  // of a multiprocessor
-  const double bytes = tensors * floats * (4 + (v.dtype == DType::kFloat32 ? 4 : 2));
+  const double bytes = 2 * floats * (4 + (v.dtype == DType::kFloat32 ? 4 : 2));
   return kNextLaunch + bytes / (kBytesPerClock * std::max(sm_count, 1));
 }
 

@@ -39,7 +39,7 @@ double clocks_in_segments(const ForwardVariant& variant, Index slots, int reside
 // `variant` does.
 double clocks_saved_by_preparing(const ForwardVariant& variant, double warps, double steps);
 
-// What it takes to prepare `tensors` tensors of `floats` numbers each.
-double clocks_to_prepare(const ForwardVariant& variant, int tensors, double floats, int sm_count);
+// What it takes to prepare B and C, of `floats` numbers each.
+double clocks_to_prepare(const ForwardVariant& variant, double floats, int sm_count);
 
 }  // namespace mamba_scan::ops

@@ -488,10 +488,7 @@ void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params)
 
 // ---- prepared B and C -----------------------------------------------------------------------------------------------
 
-// Carries interleave the states of a channel's lanes.
-bool carries_read_another_order(const ForwardVariant& v) { return v.cut && v.lanes > 1 && v.states > 1; }
-
-// Steps that a block of prepare.cu takes: 8 KB of one tensor.
+// Steps that a block of prepare.cu takes: 2048 elements of one tensor, 8 KB of fp32.
 int prepare_steps(const ForwardVariant& v) {
   int steps = 256;
   while (steps > 8 && steps * v.lanes * v.states > 2048) steps /= 2;
@@ -514,7 +511,6 @@ ForwardPlan with_preparation(ForwardPlan plan, const SelectiveScanProblem& slice
   if (v.cut) v.carry_stages = carry_stages_for(v, plan.params.slots, device);
   set_tile_steps(v, plan.params);
   plan.prepared_bytes = ceil_div<std::size_t>(prepared_floats(plan) * sizeof(float), 256) * 256;
-  plan.prepared_tensors = carries_read_another_order(v) ? 3 : 2;
   return plan;
 }
 
@@ -532,8 +528,7 @@ bool pays_to_prepare(const ForwardPlan& plan, const ForwardPlan& prepared, const
   if (v.b_access == Access::kVectors && plan.params.B_steps.advance == 0) copied.b_access = Access::kWords;
   if (v.c_access == Access::kVectors && plan.params.C_steps.advance == 0) copied.c_access = Access::kWords;
   return clocks_saved_by_preparing(copied, std::ceil(slots / schedulers), steps) >
-         clocks_to_prepare(v, prepared.prepared_tensors, static_cast<double>(prepared_floats(prepared)),
-                           device.sm_count);
+         clocks_to_prepare(v, static_cast<double>(prepared_floats(prepared)), device.sm_count);
 }
 
 }  // namespace
@@ -558,7 +553,11 @@ std::size_t ForwardVariant::shared_bytes() const {
   };
   const std::size_t sequences = sequence(u_access) + sequence(delta_access) + (has_z ? sequence(z_access) : 16);
   const std::size_t piece = packed ? 48 : 32, of_tile = expanded(b_order) + expanded(c_order);
-  if (prepared) return static_cast<std::size_t>(stages) * (sequences + of_tile) + piece;
+  if (prepared) {
+    const bool is_carry = c_order == ProjectionOrder::kConstant;  // which reads the states in another order
+    const bool reorders = is_carry && lanes > 1 && states > 1;
+    return static_cast<std::size_t>(stages) * (sequences + of_tile) + piece + (reorders ? of_tile : 32);
+  }
   return static_cast<std::size_t>(stages) * (sequences + raw(b_order, b_access) + raw(c_order, c_access)) + piece +
          of_tile;
 }
@@ -599,7 +598,6 @@ jit::Variant ForwardVariant::prepare() const {
   v.states = states;
   v.tile = tile;
   v.channels = 1;
-  v.cut = carries_read_another_order(*this);
   jit::Variant out = make_variant(v, "selective_scan/prepare.cu", "selective_scan_prepare");
   out.defines.emplace_back("MS_PREPARE_STEPS", std::to_string(prepare_steps(v)));
   return out;
@@ -670,7 +668,7 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   plan.params.carry_delta = nullptr;
   plan.params.partial_sum = nullptr;
   plan.params.first_slice = false;
-  plan.params.prepared_B = plan.params.prepared_C = plan.params.prepared_carry_B = nullptr;
+  plan.params.prepared_B = plan.params.prepared_C = nullptr;
   plan.params.segment_tiles = 0;
   plan.params.slots_per_row = 0;
   set_tile_steps(v, plan.params);
@@ -743,8 +741,8 @@ unsigned compose_blocks(const SlicePlan& plan) {
 unsigned prepare_blocks(const SlicePlan& plan) {
   const ForwardVariant& v = plan.variant;
   const SelectiveScanProblem& p = plan.params.problem;
-  const Index tensors = carries_read_another_order(v) ? 3 : 2, steps = Index{plan.params.tiles_per_row} * v.tile;
-  return static_cast<unsigned>(tensors * p.batch * p.ngroups * ceil_div<Index>(steps, prepare_steps(v)));
+  const Index steps = Index{plan.params.tiles_per_row} * v.tile;
+  return static_cast<unsigned>(2 * p.batch * p.ngroups * ceil_div<Index>(steps, prepare_steps(v)));
 }
 
 }  // namespace mamba_scan::ops

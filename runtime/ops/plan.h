@@ -90,8 +90,7 @@ struct ForwardPlan {
   std::size_t carry_state_bytes = 0;  // of scratch memory, aligned to 16; the same for one slice after another
   std::size_t carry_delta_bytes = 0;
   std::size_t partial_sum_bytes = 0;
-  std::size_t prepared_bytes = 0;  // of each prepared tensor, aligned to 256
-  int prepared_tensors = 0;        // B and C, and B once more where carries read it in another order
+  std::size_t prepared_bytes = 0;  // of prepared B, and of C, aligned to 256
   double clocks = 0;               // that one of the launches is expected to take, with its carries
 };
 

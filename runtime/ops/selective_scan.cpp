@@ -135,20 +135,15 @@ ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& d
 }
 
 std::size_t scratch_bytes(const ForwardPlan& plan) {
-  return plan.prepared_bytes * static_cast<std::size_t>(plan.prepared_tensors) + plan.carry_state_bytes +
-         plan.carry_delta_bytes + plan.partial_sum_bytes;
+  return 2 * plan.prepared_bytes + plan.carry_state_bytes + plan.carry_delta_bytes + plan.partial_sum_bytes;
 }
 
 void set_scratch(ForwardPlan& plan, void* scratch) {
   auto* memory = static_cast<char*>(scratch);
-  if (plan.prepared_tensors > 0) {
-    const auto prepared = [&](int tensor) {
-      return reinterpret_cast<float*>(memory + static_cast<std::size_t>(tensor) * plan.prepared_bytes);
-    };
-    plan.params.prepared_B = prepared(0);
-    plan.params.prepared_C = prepared(1);
-    plan.params.prepared_carry_B = plan.prepared_tensors > 2 ? prepared(2) : prepared(0);
-    memory += static_cast<std::size_t>(plan.prepared_tensors) * plan.prepared_bytes;
+  if (plan.prepared_bytes > 0) {
+    plan.params.prepared_B = reinterpret_cast<float*>(memory);
+    plan.params.prepared_C = reinterpret_cast<float*>(memory + plan.prepared_bytes);
+    memory += 2 * plan.prepared_bytes;
   }
   if (plan.carry_state_bytes > 0) {
     plan.params.carry_state = reinterpret_cast<float*>(memory);

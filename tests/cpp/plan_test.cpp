@@ -519,23 +519,9 @@ TEST(Plan, KeepsPreparedBAndCOfEveryGroupInWholeTiles) {
   const Index steps = Index{plan.params.tiles_per_row} * v.tile, states = v.lanes * v.states;
   const auto bytes = static_cast<std::size_t>(3 * 2 * steps * states * 4);
   EXPECT_EQ(plan.prepared_bytes, (bytes + 255) / 256 * 256);
-  EXPECT_EQ(plan.prepared_tensors, v.cut && v.lanes > 1 && v.states > 1 ? 3 : 2);
   const ForwardPlan plain = plan_forward(p, device_with(132), nullptr, Preparation::kNever);
   EXPECT_EQ(plain.prepared_bytes, 0u);
-  EXPECT_EQ(plain.prepared_tensors, 0);
   EXPECT_EQ(plain.params.slots, plan.params.slots) << "the rest of the plan is the same";
-}
-
-TEST(Plan, PreparesBOnceMoreForCarriesOfSeveralLanes) {
-  const SelectiveScanProblem p = problem_of(1, 131072, 64);
-  for (const std::int16_t lanes : {1, 2, 16}) {
-    const PlanChoice cut = {.lanes = lanes, .cut = true}, whole = {.lanes = lanes};
-    const auto tensors = [&](const PlanChoice& choice) {
-      return plan_forward(p, device_with(132), &choice, Preparation::kAlways).prepared_tensors;
-    };
-    EXPECT_EQ(tensors(cut), lanes == 2 ? 3 : 2) << lanes << " lanes";
-    EXPECT_EQ(tensors(whole), 2) << lanes << " lanes";
-  }
 }
 
 // A block for every 8 KB of fp32: 128 steps of 16 states.

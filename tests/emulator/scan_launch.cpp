@@ -50,9 +50,8 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   if (plan.partial_sum_bytes != 0)
     partial_sum = device.allocate<float>("partial_sum", plan.partial_sum_bytes / sizeof(float));
   std::vector<float*> prepared;
-  for (const char* name : {"prepared_B", "prepared_C", "prepared_carry_B"})
-    if (static_cast<int>(prepared.size()) < plan.prepared_tensors)
-      prepared.push_back(device.allocate<float>(name, plan.prepared_bytes / sizeof(float)));
+  for (const char* name : {"prepared_B", "prepared_C"})
+    if (plan.variant.prepared) prepared.push_back(device.allocate<float>(name, plan.prepared_bytes / sizeof(float)));
   for (int i = 0; i < plan.slices; ++i) {
     const mamba_scan::ops::SlicePlan slice = mamba_scan::ops::slice_of(plan, i);
     KernelLaunch launch;
@@ -61,7 +60,6 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
     if (slice.variant.prepared) {
       launch.params.prepared_B = prepared[0];
       launch.params.prepared_C = prepared[1];
-      launch.params.prepared_carry_B = prepared.size() > 2 ? prepared[2] : prepared[0];
       launch.variant = slice.variant.prepare();
       launch.geometry.block.x = mamba_scan::kPrepareThreads;
       launch.blocks = prepare_blocks(slice);
