@@ -14,7 +14,6 @@
 namespace mamba_scan {
 namespace {
 
-constexpr int kTestEvery = 4;  // tiles, counted from the piece's end: which states still count is found so often
 constexpr int kDropTogether = kStates % 2 == 0 ? 2 : 1;  // registers s tested with one branch
 
 struct Lane {
@@ -153,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
   TileCopies<false> copies(params, shared, id.lane);
   const int first_tile = piece.begin;
   unsigned alive = alive_groups(row, id, self);
-  int until_test = kTestEvery;
+  int until_test = 1;
 #pragma unroll 1
   for (int tile = piece.end - 1; tile >= first_tile; --tile) {
     Stage& stage = copies.take(params, shared, id.lane);
@@ -165,7 +164,8 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
 #endif
     compute_tile(p, shared, stage, begin, id, alive, self);
     if (--until_test > 0) continue;
-    until_test = kTestEvery;
+    // Fast states are dropped as soon as they no longer count, slow ones seldom looked at.
+    until_test = 1 + (piece.end - tile) / 4;
     alive = alive_groups(row, id, self);
     if (alive == 0) break;
   }

@@ -430,9 +430,9 @@ __device__ __forceinline__ int carry_place(LaneId id, int r, int n) {
   return (r * kPaddedStates + n) * kQuads + id.quad;
 }
 
-// A state handed on is forgotten once it has decayed below 2^-32 of its value, far below what fp32 resolves; with
-// 16-bit inputs, below 2^-24.
-constexpr float kDecayed = MS_DTYPE == 0 ? -32.0f : -24.0f;
+// A state handed on is forgotten once it has decayed below 2^-26 of its value, a quarter of what fp32 resolves; with
+// 16-bit inputs, below 2^-20, a 256th of what these resolve.
+constexpr float kDecayed = MS_DTYPE == 0 ? -26.0f : -20.0f;
 
 }  // namespace
 }  // namespace mamba_scan
