@@ -11,75 +11,122 @@ Index ceil_div(Index value, Index divisor) { return (value + divisor - 1) / divi
 // 1/1 + 1/2 + ... + 1/n
 double harmonic(double n) { return n < 1 ? 0 : std::log(n) + 0.5772 + 1 / (2 * n); }
 
-// How many of the states count on average over the last `steps` steps. At Mamba's own initialisation (delta about
-// 0.0215, A = -1 .. -N) state n has decayed below 2^-32 after 22 / (0.0215 n) steps.
-double states_alive(double dstate, double steps) {
-  const double remembered = 1030 / steps;  // share of the steps that state 1 counts for; state n, an n-th of it
-  const double always = std::min(std::floor(remembered), dstate);
-  return always + remembered * (harmonic(dstate) - harmonic(always));
+// How many of the states count on average over the last `steps` steps, of which state 1 counts for `remembered`. At
+// Mamba's own initialisation (A = -1 .. -N) state n does so for an n-th of them.
+double states_alive(double dstate, double steps, double remembered) {
+  const double share = remembered / steps;
+  const double always = std::min(std::floor(share), dstate);
+  return always + share * (harmonic(dstate) - harmonic(always));
 }
 
+// At Mamba's own initialisation, where delta is 0.0215 on average: until e^(-0.0215 steps) is less than kDecayed of
+// warp_tile.cuh.
+double steps_remembered(const ForwardVariant& v) { return (v.dtype == DType::kFloat32 ? 26 : 20) * 0.693 / 0.0215; }
+
+// What takes turns on a scheduler takes about as long as the longest of its parts, and longer where two are nearly so.
+double together(double a, double b, double c = 0) { return std::cbrt(a * a * a + b * b * b + c * c * c); }
+
+// ---- instructions, and what else keeps a warp's next one waiting, of one step ----
+
+constexpr double kStart = 10400;      // of a launch, until its first tile has come, and from its last one
 constexpr double kNextLaunch = 8000;  // about 4 us: its start, its cold instructions
-// Of B or C of 16 states, a step of one warp: what it takes to bring them to shared memory as fp32, less what it takes
-// to copy them when that is prepared. Measured on an H100 for vectors and words.
-double clocks_to_expand(const ForwardVariant& v, ProjectionOrder order, Access access) {
-  if (order == ProjectionOrder::kStrided) return 50;
-  if (access == Access::kWords) return 24;
-  if (order == ProjectionOrder::kSteps) return 4.5;
-  if (v.lanes * v.states != v.dstate || v.states % 4 != 0) return 4;  // states go to places of their own, one by one
-  return v.lanes >= 4 ? 1.25 : 0.5;                                   // of few states the other warps hide it
+
+// Chunks that a lane copies of a tile of u, delta, z or y, which are moved as `access` says.
+double chunks_of_lane(const ForwardVariant& v, Access access) {
+  const int columns = v.seq_contiguous ? v.tile : v.warp_channels();
+  const int elements = v.tile * v.warp_channels();
+  if (access == Access::kElementwise) return elements / 32.0;
+  if (access == Access::kWords) return std::max(1.0, elements * element_size(v.dtype) / 128.0);
+  return std::max(1.0, elements / (32.0 * std::max(1, copy_width(columns, v.dtype))));
 }
 
-constexpr double kPiece = 3000;  // of a warp, in both kernels: rates, pointers, first copies
-constexpr double kCarry = 350;   // 1 x 1024 x 256 of 32 slots a row takes 19.5 us
+double copies_of_tile(const ForwardVariant& v, Access access) {
+  if (access == Access::kElementwise) return 100 * chunks_of_lane(v, access);
+  if (access == Access::kVectors) return 17.5 * chunks_of_lane(v, access);
+  return 25.5 * (chunks_of_lane(v, access) + (v.dtype == DType::kFloat32 ? 0 : 1));  // the last halves of rows besides
+}
+
+// B or C from the order they come in to that of the lanes.
+double expansion(const ForwardVariant& v, ProjectionOrder order, Access access) {
+  const double of_lane = v.dstate / 32.0;
+  if (v.prepared || order == ProjectionOrder::kConstant) return 0;
+  if (order == ProjectionOrder::kStrided) return 100 * of_lane;
+  if (access == Access::kWords) return 46 * of_lane;
+  if (order == ProjectionOrder::kStates && v.lanes * v.states == v.dstate && v.states % 4 == 0)
+    return (v.lanes >= 4 ? 5 : 1) * of_lane;  // of few states the other warps hide it
+  return 11 * of_lane;
+}
+
+// Softplus or gate, of the channels and steps that a lane has to itself.
+double owned(const ForwardVariant& v) {
+  return static_cast<double>(v.channels) / std::min<int>(v.lanes, v.channels * v.unroll);
+}
+
+// Reading rows that may begin in the middle of a word.
+double shifted(const ForwardVariant& v) { return v.u_access == Access::kWords && v.dtype != DType::kFloat32 ? 19 : 0; }
+
+// All but what states take.
+double besides_states(const ForwardVariant& v) {
+  const double shared_by_lanes = v.channels * (1 - 1.0 / v.lanes);
+  double step = 4.9 * shared_by_lanes + expansion(v, v.b_order, v.b_access) + expansion(v, v.c_order, v.c_access);
+  if (v.softplus) step += 14 * owned(v) + 7 * shared_by_lanes;
+  if (v.has_z) step += 4 * owned(v);
+  step += v.channels * shifted(v);
+  double tile = copies_of_tile(v, v.u_access) + copies_of_tile(v, v.delta_access) + copies_of_tile(v, v.y_access);
+  if (v.has_z) tile += copies_of_tile(v, v.z_access);
+  return step + tile / v.tile;
+}
+
+constexpr double kOfTile = 225;  // waiting for its copies, its begin and end
 
 }  // namespace
 
-// The exponential unit takes 8 clocks per state of a lane and reaches 87 % of that; issue slots bind when a lane has
-// few states, sums over lanes taking some of them; what a step waits for is hidden by other warps only.
 double clocks_per_step(const ForwardVariant& v, int warps) {
   if (warps == 0) return 0;
   const double states = static_cast<double>(v.channels) * v.states;
   if (v.is_complex) return 100.0 / warps + warps * (38 * states + 55);  // counted, not fitted: complex_lane.cuh
-  return (40 + 3 * states) / warps +
-         warps * std::max(9.2 * states, v.lanes > 1 ? 7 * states + 10 + 14 * std::log2(v.lanes) : 5.6 * states + 20);
+  const double loads = 2.0 * v.states / (v.states % 4 == 0 ? 4 : v.states % 2 == 0 ? 2 : 1);
+  double instructions = 5 * states + 1.2 * loads + 12 + besides_states(v) + kOfTile / v.tile;
+  if (v.lanes == 1 && states > 16) instructions *= 1.3;  // such steps cannot be unrolled as far
+  double exponentials = 8 * states;
+  if (v.softplus) exponentials += 8 * owned(v);
+  if (v.has_z) exponentials += 12 * owned(v);
+  return together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
 }
 
-// Measured with two warps of 1 x 16 x 1: 84 clocks per warp with 3.5 states alive, 45 with one; where lanes share a
-// channel, about 10 more. With all states alive no slower than the forward pass, which does more.
 double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
-  const double alive = states_alive(v.dstate, steps) / v.lanes;
-  const double running = std::min(1.0, 1030 / steps);  // until the last state is forgotten
-  const double of_step = v.lanes > 1 ? 40 : 30;
-  return warps * std::min(v.channels * (of_step * running + 15.6 * alive), clocks_per_step(v, 1));
+  if (warps == 0) return 0;
+  const double remembered = steps_remembered(v);
+  const double alive = states_alive(v.dstate, steps, remembered) / v.lanes;
+  const double running = std::min(1.0, remembered / steps);  // until the last state is forgotten
+  const double copies = (copies_of_tile(v, v.u_access) + copies_of_tile(v, v.delta_access)) / v.tile;
+  const double clocks = v.channels * ((42 + copies + shifted(v)) * running + 10.3 * alive);
+  return std::min(together(1.5 * clocks, warps * clocks), warps * clocks_per_step(v, 1));
 }
 
-double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index schedulers) {
-  const Index per_scheduler = ceil_div(rows, schedulers);
-  const double waves = static_cast<double>(per_scheduler / resident);
-  const double per_step =
-      waves * clocks_per_step(v, resident) + clocks_per_step(v, static_cast<int>(per_scheduler % resident));
-  return per_step * static_cast<double>(seqlen);
+double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
+  const Index of_sm = ceil_div(rows, sms);
+  const auto step_of = [&](Index warps) { return clocks_per_step(v, static_cast<int>(ceil_div(warps, 4))); };
+  const double per_step = static_cast<double>(of_sm / resident) * step_of(resident) + step_of(of_sm % resident);
+  return per_step * static_cast<double>(seqlen) + kStart;
 }
 
 double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
+  constexpr double kCarry = 300;
   const double tiles = static_cast<double>(rows) * static_cast<double>(ceil_div(seqlen, v.tile));
   const double steps = std::ceil(tiles / static_cast<double>(slots)) * v.tile;
   // Carries that a piece's first state is composed of, read one group after another, back to the row's begin or until
   // the last state is forgotten.
-  const double carries = std::min(static_cast<double>(slots) / static_cast<double>(rows), 1 + 1030 / steps);
-  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + kNextLaunch + warps * kPiece +
-         carries * kCarry;
+  const double carries =
+      std::min(static_cast<double>(slots) / static_cast<double>(rows), 1 + steps_remembered(v) / steps);
+  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + 2 * kStart + carries * kCarry;
 }
 
-// Instructions bind: of a step 7.5 for each state and 15 for the rest, of a turn 150 for copies, expanding, handing on
-// and storing. A scheduler with w warps issues in w / (w + 1.3) of its clocks. The state comes round to a warp long
-// before its next turn, so that handing on costs nothing besides. 11000 clocks pass before the first turn and at the
-// end.
+// The state comes round to a warp long before its next turn, so that handing on costs nothing besides.
 double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
-  constexpr double kExponential = 8, kOfState = 7.5, kOfStep = 15, kOfTurn = 150, kIdle = 1.3, kOnce = 11000;
+  constexpr double kOfState = 9.2, kOfTurn = 66, kIdle = 2.8, kOnce = 9400;
   const double states = static_cast<double>(v.channels) * v.states;
-  const double turn = v.tile * std::max(kExponential * states, kOfState * states + kOfStep) + kOfTurn;
+  const double turn = v.tile * (kOfState * states + 0.55 * besides_states(v)) + kOfTurn;
   const auto round = [&](Index blocks) {  // in which every warp has a turn
     return blocks == 0 ? 0.0 : (static_cast<double>(blocks) * v.warps / 4 + kIdle) * turn;
   };
@@ -88,24 +135,37 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
   return kOnce + rounds * (static_cast<double>(of_sm / resident) * round(resident) + round(of_sm % resident));
 }
 
-double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, Index steps, Index schedulers) {
-  const Index warps = ceil_div(slots, schedulers);
-  const int together = static_cast<int>(std::min<Index>(warps, resident));
-  const double carries = carry_clocks_per_step(v, together, static_cast<double>(steps)) / together;
-  return clocks_uncut(v, slots, resident, steps, schedulers) +
-         static_cast<double>(warps) * (static_cast<double>(steps) * carries + kPiece) + 2 * kNextLaunch;
+double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, Index steps, Index sms) {
+  const Index of_sm = ceil_div(slots, sms);
+  const auto carries_of = [&](Index warps) {
+    return carry_clocks_per_step(v, static_cast<int>(ceil_div(warps, 4)), static_cast<double>(steps));
+  };
+  const double carries = static_cast<double>(of_sm / resident) * carries_of(resident) + carries_of(of_sm % resident);
+  return clocks_uncut(v, slots, resident, steps, sms) + static_cast<double>(steps) * carries + 2 * kNextLaunch;
 }
 
-// Nothing is added for the carries, which forget most steps.
-double clocks_saved_by_preparing(const ForwardVariant& v, double warps, double steps) {
-  const double each = clocks_to_expand(v, v.b_order, v.b_access) + clocks_to_expand(v, v.c_order, v.c_access);
-  return warps * steps * each * v.dstate / 16;
+double clocks_of_memory(const ForwardVariant& v, Index rows, Index seqlen, double bytes_per_clock) {
+  if (bytes_per_clock <= 0) return 0;
+  constexpr double kReached = 0.8;  // of what the memory could do
+  constexpr int kSector = 32;
+  const int element = element_size(v.dtype);
+  const int tile_rows = v.seq_contiguous ? v.warp_channels() : v.tile;
+  const int row_bytes = element * (v.seq_contiguous ? v.tile : v.warp_channels());
+  const auto of_tile = [&](Access access) {  // rows that begin anywhere reach into one sector more
+    return static_cast<double>(tile_rows) * (row_bytes + (access == Access::kVectors ? 0 : kSector - element));
+  };
+  const double bytes =
+      of_tile(v.u_access) + of_tile(v.delta_access) + of_tile(v.y_access) + (v.has_z ? of_tile(v.z_access) : 0);
+  return bytes / v.tile * static_cast<double>(rows) * static_cast<double>(seqlen) / (kReached * bytes_per_clock);
 }
 
-// Bound by memory: elements are read and fp32 numbers written, at about 2.5 TB/s where 132 multiprocessors share it,
-// less some for its begin and end: 1024 bytes a clock.
+double bounded_by_memory(double clocks, double memory) {
+  return std::sqrt(std::hypot(clocks * clocks, memory * memory));
+}
+
+// Elements are read and fp32 numbers written: 580 bytes a clock where 132 multiprocessors share the memory.
 double clocks_to_prepare(const ForwardVariant& v, double floats, int sm_count) {
-  constexpr double kBytesPerClock = 1024.0 / 132;  // of a multiprocessor
+  constexpr double kBytesPerClock = 580.0 / 132;  // of a multiprocessor
   const double bytes = 2 * floats * (4 + (v.dtype == DType::kFloat32 ? 4 : 2));
   return kNextLaunch + bytes / (kBytesPerClock * std::max(sm_count, 1));
 }

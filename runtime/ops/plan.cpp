@@ -82,12 +82,11 @@ int next_power_of_two(int value) {
 // A lane holds 16 states of a channel at most.
 int fewest_lanes(int dstate) { return std::min(32, next_power_of_two(ceil_div(dstate, 16))); }
 
-// Where steps are adjacent, a vector of them. Otherwise what the compiler can keep in registers: with few states a step
-// is short, and the waits for shared memory of more steps overlap.
+// As many as the compiler can keep in registers, so that the waits of many steps for shared memory overlap. Where steps
+// are adjacent, u and delta of all of them are in registers besides.
 std::int16_t unroll_for(const ForwardVariant& v) {
-  int steps = v.channels * v.states <= 8 ? 8 : 4;
-  if (v.is_complex) steps = 4;
-  if (v.seq_contiguous && !v.is_complex) steps = 16 / element_size(v.dtype);
+  const bool reads_many_words = v.seq_contiguous && v.dtype == DType::kFloat32;
+  const int steps = v.is_complex || v.channels * v.states > (reads_many_words ? 8 : 16) ? 4 : 8;
   return static_cast<std::int16_t>(std::min<int>(steps, v.tile));
 }
 
@@ -127,6 +126,12 @@ PlanChoice without_details(const PlanChoice& choice) {
   return {.lanes = choice.lanes, .channels = choice.channels, .cut = choice.cut, .warps = choice.warps};
 }
 
+// Is it the variant's choice but for details?
+bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {
+  const PlanChoice simple{.lanes = v.lanes, .channels = v.channels, .cut = v.cut, .warps = v.warps};
+  return without_details(choice) == simple;
+}
+
 // Can kernels have this tile, unroll, number of stages and of blocks?
 bool can_be_compiled(const PlanChoice& choice) {
   const auto is_power = [](int value, int least, int most) {
@@ -142,9 +147,7 @@ class Best {
   explicit Best(const PlanChoice* wanted) : wanted_(wanted) {}
 
   void consider(const Candidate& c) {
-    const ForwardVariant& v = c.variant;
-    const PlanChoice simple{.lanes = v.lanes, .channels = v.channels, .cut = v.cut, .warps = v.warps};
-    const bool is_wanted = wanted_ != nullptr && without_details(*wanted_) == simple;
+    const bool is_wanted = wanted_ != nullptr && is_simply(*wanted_, c.variant);
     if (best_.slots == 0 || (is_wanted && !found_) || (is_wanted == found_ && c.clocks < best_.clocks)) best_ = c;
     found_ = found_ || is_wanted;
   }
@@ -163,6 +166,116 @@ class Best {
 // Only then does it matter to a kernel in which direction steps run in memory.
 bool has_adjacent_steps(const ForwardVariant& v) {
   return v.seq_contiguous || v.b_order == ProjectionOrder::kSteps || v.c_order == ProjectionOrder::kSteps;
+}
+
+// ---- how lanes walk along tensors (tile_copy.cuh) ----
+
+// Rows of `row` adjacent elements, row_stride apart; tiles of `advance` elements.
+TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Access access) {
+  const int columns = static_cast<int>(row);
+  const int width = access == Access::kWords ? 4 / element_size(dtype) : copy_width(columns, dtype);
+  if (access == Access::kElementwise || width == 0 || columns % width != 0 || 32 % (columns / width) != 0)
+    return {0, 0};
+  return {32 / (columns / width) * row_stride * element_size(dtype), advance * element_size(dtype)};
+}
+
+TileSteps sequence_steps(const SequenceTensor& tensor, Access access, const ForwardVariant& v) {
+  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
+  return v.seq_contiguous ? tile_steps(v.tile, tensor.dim_stride, advance, v.dtype, access)
+                          : tile_steps(v.warp_channels(), tensor.seq_stride, advance, v.dtype, access);
+}
+
+TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
+  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
+  if (order == ProjectionOrder::kStates)
+    return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype, Access::kVectors);
+  if (order == ProjectionOrder::kSteps)
+    return tile_steps(v.tile, tensor.state_stride, advance, v.dtype, Access::kVectors);
+  return {0, 0};
+}
+
+void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params) {
+  const SelectiveScanProblem& p = params.problem;
+  params.u_steps = sequence_steps(p.u, v.u_access, v);
+  params.delta_steps = sequence_steps(p.delta, v.delta_access, v);
+  params.z_steps = sequence_steps(p.z, v.z_access, v);
+  params.y_steps = sequence_steps(p.y, v.y_access, v);
+  params.B_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.B, v.b_order, v);
+  params.C_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.C, v.c_order, v);
+}
+
+// ---- what forward.cu takes ----
+
+// Of rows that begin anywhere, those of a tile reach into one sector of memory more. A tile of 32 bytes is twice as
+// long then: in fp32, where it has few steps, if as many warps find shared memory; in 16 bits, where steps are adjacent
+// and each channel is a row, if enough do.
+void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, ForwardVariant& v) {
+  constexpr int kEnough = 12;
+  const bool is_fp32 = v.dtype == DType::kFloat32;
+  if (v.is_complex || v.u_access != Access::kWords || v.tile * element_size(v.dtype) != 32) return;
+  if (!is_fp32 && (!v.seq_contiguous || v.lanes > 2)) return;
+  ForwardVariant longer = v;
+  longer.tile *= 2;
+  longer.unroll = unroll_for(longer);
+  set_projections(problem, longer);
+  set_accesses(problem, longer);
+  const int blocks = blocks_per_sm(v, device);
+  if (blocks_per_sm(longer, device) >= (is_fp32 ? blocks : std::min(blocks, kEnough))) v = longer;
+}
+
+// Bytes that memory moves in a clock of the multiprocessors; 0: the device does not say.
+double memory_bytes_per_clock(const driver::DeviceReport& device) {
+  return device.clock_khz == 0 ? 0 : 2.0 * device.memory_clock_khz * device.memory_bus_bits / 8 / device.clock_khz;
+}
+
+// What forward.cu takes with its carries, but not what prepares its B and C.
+double clocks_of_forward(const ForwardVariant& v, Index rows, Index slots, Index seqlen,
+                         const driver::DeviceReport& device) {
+  const int warps = static_cast<int>(ceil_div(slots, busy_schedulers(v, device)));
+  const double clocks = v.cut ? clocks_cut(v, rows, slots, warps, seqlen)
+                              : clocks_uncut(v, rows, blocks_per_sm(v, device), seqlen, std::max(device.sm_count, 1));
+  return bounded_by_memory(clocks, clocks_of_memory(v, rows, seqlen, memory_bytes_per_clock(device)));
+}
+
+// Of one prepared tensor, for every batch, group and step of whole tiles.
+std::size_t prepared_floats(const ForwardVariant& v, const SelectiveScanProblem& p) {
+  const Index steps = std::max<Index>(1, ceil_div<Index>(p.seqlen, v.tile)) * v.tile;
+  return static_cast<std::size_t>(p.batch * p.ngroups * steps * v.lanes * v.states);
+}
+
+bool can_be_prepared(const ForwardVariant& v, const SelectiveScanProblem& problem) {
+  return v.warps == 1 && problem.seqlen > 0 && !v.is_complex && v.b_order != ProjectionOrder::kConstant &&
+         v.c_order != ProjectionOrder::kConstant;
+}
+
+// The same with B and C prepared, all in all. Infinite where shared memory would then hold fewer warps.
+double clocks_prepared(ForwardVariant v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                       const driver::DeviceReport& device) {
+  const int blocks = blocks_per_sm(v, device);
+  v.prepared = true;
+  set_projections(problem, v);
+  if (blocks_per_sm(v, device) < blocks) return std::numeric_limits<double>::infinity();
+  return clocks_of_forward(v, rows, slots, problem.seqlen, device) +
+         clocks_to_prepare(v, static_cast<double>(prepared_floats(v, problem)), device.sm_count);
+}
+
+// The variant as it is copied: what rows do not divide into is, as slowly as words.
+ForwardVariant as_copied(ForwardVariant v, const SelectiveScanProblem& problem) {
+  const auto access = [&](const ProjectionTensor& tensor, ProjectionOrder order, Access access) {
+    const bool in_vectors = access == Access::kVectors && order != ProjectionOrder::kConstant;
+    return in_vectors && projection_steps(tensor, order, v).advance == 0 ? Access::kWords : access;
+  };
+  v.b_access = access(problem.B, v.b_order, v.b_access);
+  v.c_access = access(problem.C, v.c_order, v.c_access);
+  return v;
+}
+
+// Whichever is less.
+double clocks_prepared_or_not(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                              const driver::DeviceReport& device) {
+  const double clocks = clocks_of_forward(as_copied(v, problem), rows, slots, problem.seqlen, device);
+  if (!can_be_prepared(v, problem)) return clocks;
+  return std::min(clocks, clocks_prepared(v, rows, slots, problem, device));
 }
 
 // All ways to share a channel's states among lanes and channels among warps, whole or, where that is possible, cut in
@@ -195,6 +308,7 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
       if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
       const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v, device);
       v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
+      if (wanted.tile == 0) use_longer_tile(problem, device, v);
       const int blocks = blocks_per_sm(v, device);
       if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory
       // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.
@@ -204,7 +318,7 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
       const Index schedulers = busy_schedulers(v, device);
       const int resident = std::max(1, blocks / 4);
       c.slots = c.rows;
-      c.clocks = clocks_uncut(v, c.rows, resident, problem.seqlen, schedulers);
+      c.clocks = clocks_prepared_or_not(v, c.rows, c.slots, problem, device);
       best.consider(c);
 
       // Of two channels the carries cost more than twice as much, unless a scheduler holds one warp anyway. Few states
@@ -215,7 +329,7 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
       for (int warps = resident; warps >= 1; --warps) {
         c.slots = std::min<Index>(schedulers * warps, c.rows * tiles_per_row / 2);
         if (c.slots <= c.rows) break;
-        c.clocks = clocks_cut(v, c.rows, c.slots, warps, problem.seqlen);
+        c.clocks = clocks_prepared_or_not(v, c.rows, c.slots, problem, device);
         best.consider(c);
       }
     }
@@ -283,8 +397,9 @@ void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceRep
         c.rows = problem.batch * problem.ngroups * ceil_div<Index>(channels_per_group, v.warp_channels());
         if (c.rows > std::numeric_limits<int>::max()) continue;
         c.slots = c.rows;
-        c.clocks =
-            clocks_of_relay(v, c.rows, relay_blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1));
+        c.clocks = bounded_by_memory(
+            clocks_of_relay(v, c.rows, relay_blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1)),
+            clocks_of_memory(v, c.rows, problem.seqlen, memory_bytes_per_clock(device)));
         best.consider(c);
       }
 }
@@ -309,8 +424,11 @@ constexpr Index kTypicalSteps = 65536;
 // The fastest plan for calls of a typical length. Packed sequences begin anywhere in the row, and segments counted from
 // there would be known to the device only: they are not cut, and in one pass the state is the same wherever it is
 // handed over.
-Candidate choose_invariant(SelectiveScanProblem problem, const driver::DeviceReport& device,
-                           const ForwardVariant& base) {
+Candidate choose_invariant(SelectiveScanProblem problem, const driver::DeviceReport& device, ForwardVariant base) {
+  // Nor must it matter how a call's tensors lie in memory.
+  for (ProjectionOrder* order : {&base.b_order, &base.c_order})
+    if (*order != ProjectionOrder::kConstant) *order = ProjectionOrder::kStates;
+  base.b_access = base.c_access = Access::kVectors;
   const double share = static_cast<double>(problem.seqlen) / kTypicalSteps;
   problem.seqlen = kTypicalSteps;
   Candidate chosen = choose(problem, device, base, false, nullptr);
@@ -339,8 +457,8 @@ void use_segments(const Candidate& chosen, const driver::DeviceReport& device, F
   plan.variant.cut = chosen.variant.cut && whole > 0;
   if (plan.variant.cut) {
     const ForwardVariant& v = plan.variant;
-    plan.clocks = clocks_in_segments(v, params.slots, std::max(1, blocks_per_sm(v, device) / 4),
-                                     Index{params.segment_tiles} * v.tile, busy_schedulers(v, device));
+    plan.clocks = clocks_in_segments(v, params.slots, blocks_per_sm(v, device), Index{params.segment_tiles} * v.tile,
+                                     std::max(device.sm_count, 1));
   }
 }
 
@@ -450,42 +568,6 @@ std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver
   return carry.carry_stages;
 }
 
-// ---- how lanes walk along tensors (tile_copy.cuh) ----
-
-// Rows of `row` adjacent elements, row_stride apart; tiles of `advance` elements.
-TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Access access) {
-  const int columns = static_cast<int>(row);
-  const int width = access == Access::kWords ? 4 / element_size(dtype) : copy_width(columns, dtype);
-  if (access == Access::kElementwise || width == 0 || columns % width != 0 || 32 % (columns / width) != 0)
-    return {0, 0};
-  return {32 / (columns / width) * row_stride * element_size(dtype), advance * element_size(dtype)};
-}
-
-TileSteps sequence_steps(const SequenceTensor& tensor, Access access, const ForwardVariant& v) {
-  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
-  return v.seq_contiguous ? tile_steps(v.tile, tensor.dim_stride, advance, v.dtype, access)
-                          : tile_steps(v.warp_channels(), tensor.seq_stride, advance, v.dtype, access);
-}
-
-TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
-  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
-  if (order == ProjectionOrder::kStates)
-    return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype, Access::kVectors);
-  if (order == ProjectionOrder::kSteps)
-    return tile_steps(v.tile, tensor.state_stride, advance, v.dtype, Access::kVectors);
-  return {0, 0};
-}
-
-void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params) {
-  const SelectiveScanProblem& p = params.problem;
-  params.u_steps = sequence_steps(p.u, v.u_access, v);
-  params.delta_steps = sequence_steps(p.delta, v.delta_access, v);
-  params.z_steps = sequence_steps(p.z, v.z_access, v);
-  params.y_steps = sequence_steps(p.y, v.y_access, v);
-  params.B_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.B, v.b_order, v);
-  params.C_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.C, v.c_order, v);
-}
-
 // ---- prepared B and C -----------------------------------------------------------------------------------------------
 
 // Steps that a block of prepare.cu takes: 2048 elements of one tensor, 8 KB of fp32.
@@ -493,13 +575,6 @@ int prepare_steps(const ForwardVariant& v) {
   int steps = 256;
   while (steps > 8 && steps * v.lanes * v.states > 2048) steps /= 2;
   return steps;
-}
-
-// Of one tensor in fp32, for every batch, group and step of whole tiles.
-std::size_t prepared_floats(const ForwardPlan& plan) {
-  const SelectiveScanProblem& p = plan.params.problem;
-  const ForwardVariant& v = plan.variant;
-  return static_cast<std::size_t>(p.batch * p.ngroups * plan.params.tiles_per_row * v.tile * v.lanes * v.states);
 }
 
 // The plan with B and C prepared.
@@ -510,25 +585,8 @@ ForwardPlan with_preparation(ForwardPlan plan, const SelectiveScanProblem& slice
   v.reverse = slice.reverse && has_adjacent_steps(v);
   if (v.cut) v.carry_stages = carry_stages_for(v, plan.params.slots, device);
   set_tile_steps(v, plan.params);
-  plan.prepared_bytes = ceil_div<std::size_t>(prepared_floats(plan) * sizeof(float), 256) * 256;
+  plan.prepared_bytes = ceil_div<std::size_t>(prepared_floats(v, slice) * sizeof(float), 256) * 256;
   return plan;
-}
-
-bool can_be_prepared(const ForwardVariant& v, const SelectiveScanProblem& problem) {
-  return v.warps == 1 && problem.seqlen > 0 && !v.is_complex && v.b_order != ProjectionOrder::kConstant &&
-         v.c_order != ProjectionOrder::kConstant;
-}
-
-bool pays_to_prepare(const ForwardPlan& plan, const ForwardPlan& prepared, const driver::DeviceReport& device) {
-  const ForwardVariant& v = plan.variant;
-  if (blocks_per_sm(prepared.variant, device) < blocks_per_sm(v, device)) return false;
-  const double slots = plan.params.slots, schedulers = static_cast<double>(busy_schedulers(v, device));
-  const double steps = static_cast<double>(plan.params.tiles) * v.tile / slots;
-  ForwardVariant copied = v;  // what rows do not divide into is copied as slowly as words
-  if (v.b_access == Access::kVectors && plan.params.B_steps.advance == 0) copied.b_access = Access::kWords;
-  if (v.c_access == Access::kVectors && plan.params.C_steps.advance == 0) copied.c_access = Access::kWords;
-  return clocks_saved_by_preparing(copied, std::ceil(slots / schedulers), steps) >
-         clocks_to_prepare(v, static_cast<double>(prepared_floats(prepared)), device.sm_count);
 }
 
 }  // namespace
@@ -625,8 +683,6 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   v.tile = choice && choice->tile > 0 && choice->warps == 1 ? choice->tile : tile_for(problem, v, device);
   v.seq_contiguous = is_seq_contiguous(problem);
   set_projections(problem, v);
-  // How a call's tensors are aligned must not matter to what an invariant one computes.
-  if (problem.chunk_invariant) v.b_access = v.c_access = Access::kVectors;
   v.reverse = problem.reverse && has_adjacent_steps(v);
   v.softplus = problem.delta_softplus;
   v.has_bias = problem.delta_bias != nullptr;
@@ -641,7 +697,7 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   set_projections(problem, v);
   set_accesses(problem, v);
   if (v.cut) v.carry_stages = carry_stages_for(v, chosen.slots, device);
-  if (choice != nullptr && has_details(*choice) && !fits_shared_with_carries(v, device)) {
+  if (choice != nullptr && has_details(*choice) && (!is_simply(*choice, v) || !fits_shared_with_carries(v, device))) {
     const PlanChoice simple = without_details(*choice);
     return plan_forward(as_stored, device, &simple, preparation);
   }
@@ -687,7 +743,10 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   if (preparation == Preparation::kNever || !can_be_prepared(plan.variant, problem)) return plan;
   const ForwardPlan prepared = with_preparation(plan, problem, device);
   if (!fits_shared_with_carries(prepared.variant, device)) return plan;
-  return preparation == Preparation::kAlways || pays_to_prepare(plan, prepared, device) ? prepared : plan;
+  const double unprepared =
+      clocks_of_forward(as_copied(plan.variant, problem), chosen.rows, plan.params.slots, problem.seqlen, device);
+  const bool pays = clocks_prepared(plan.variant, chosen.rows, plan.params.slots, problem, device) < unprepared;
+  return preparation == Preparation::kAlways || pays ? prepared : plan;
 }
 
 // Slices begin at multiples of 8 states, so that B and C can be copied in vectors as if they began there.
