@@ -23,8 +23,10 @@ struct TileSteps {
 //   slot 0        slot 1        slot 2        slot 3
 //   |-------------|----:--------|---------:---|-----------------|
 //
-// A slot's last piece is the only one that can end in the middle of a row, so one carry per slot is enough. In relay.cu
-// a slot is a whole row, and a block.
+// A slot's last piece is the only one that can end in the middle of a row, so one carry per slot is enough. Where rows
+// share sectors of memory each is dealt out for itself, all alike: slots that run at once then read the same steps, and
+// what one has read of the next one's channels is still in the L2 cache. In relay.cu a slot is a whole row, and a
+// block.
 struct SelectiveScanForwardParams {
   SelectiveScanProblem problem;
   TileSteps u_steps, delta_steps, z_steps, y_steps, B_steps, C_steps;  // zero where no pointers are used
@@ -33,10 +35,10 @@ struct SelectiveScanForwardParams {
   int tiles_per_row;                                                   // ceil(seqlen / steps per tile), at least 1
   int tiles;  // of all rows; the plan refuses what does not fit
   int slots;
+  int slots_per_row;  // where every row is dealt out for itself; 0: all rows together
   // With chunk_invariant slots are not equal shares but segments of this many tiles, counted from every row's begin, so
-  // that where they lie does not depend on seqlen; slots_per_row of them, the last of a row may be shorter. 0: shares.
+  // that where they lie does not depend on seqlen; the last of a row may be shorter. 0: shares.
   int segment_tiles;
-  int slots_per_row;
   // One per slot, written by carry.cu: the state at the slot's end had its last piece started from zero,
   // [slot][r][state][quad], and the sum of delta over that piece, [slot][r][lane] (warp_tile.cuh: r, quad, lane).
   // Null when no slot begins inside a row. With chunk_invariant compose.cu then turns each state into the one at the

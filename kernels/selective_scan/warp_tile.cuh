@@ -194,9 +194,13 @@ __device__ __forceinline__ Range slot_range(const SelectiveScanForwardParams& pa
   const int row_begin = slot / params.slots_per_row * params.tiles_per_row;
   return {row_begin + first, row_begin + min(first + params.segment_tiles, params.tiles_per_row)};
 #else
-  const int each = params.tiles / params.slots, extra = params.tiles % params.slots;
-  const int begin = slot * each + min(slot, extra);
-  return {begin, begin + each + (slot < extra ? 1 : 0)};
+  const bool by_row = params.slots_per_row > 0;
+  const int tiles = by_row ? params.tiles_per_row : params.tiles;
+  const int slots = by_row ? params.slots_per_row : params.slots;
+  const int row = slot / slots, share = slot % slots;  // row 0: all of them
+  const int each = tiles / slots, extra = tiles % slots;
+  const int begin = row * tiles + share * each + min(share, extra);
+  return {begin, begin + each + (share < extra ? 1 : 0)};
 #endif
 }
 

@@ -462,6 +462,17 @@ void use_segments(const Candidate& chosen, const driver::DeviceReport& device, F
   }
 }
 
+// Every row for itself, unless that leaves too many schedulers without a slot. Rows that begin anywhere share sectors
+// of memory with the rows beside them.
+void deal_out_rows_alike(ForwardPlan& plan) {
+  auto& params = plan.params;
+  const double allowed = plan.variant.u_access == Access::kWords ? 0.9 : 0.985;
+  const int rows = params.tiles / params.tiles_per_row, of_row = params.slots / rows;
+  if (of_row < 2 || rows * of_row < allowed * params.slots) return;
+  params.slots_per_row = of_row;
+  params.slots = rows * of_row;
+}
+
 jit::Variant make_variant(const ForwardVariant& v, const char* source, const char* entry) {
   jit::Variant out;
   out.source = source;
@@ -728,7 +739,11 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   plan.params.segment_tiles = 0;
   plan.params.slots_per_row = 0;
   set_tile_steps(v, plan.params);
-  if (v.chunk_invariant) use_segments(chosen, device, plan);
+  if (v.chunk_invariant) {
+    use_segments(chosen, device, plan);
+  } else if (v.cut) {
+    deal_out_rows_alike(plan);
+  }
   if (plan.variant.cut) {
     const std::size_t lanes = static_cast<std::size_t>(plan.params.slots) * 32 * static_cast<std::size_t>(v.channels);
     plan.carry_state_bytes = lanes * static_cast<std::size_t>(v.states) * sizeof(float);

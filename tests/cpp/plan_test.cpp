@@ -130,6 +130,17 @@ TEST(Plan, RunsManySequencesWhole) {
   EXPECT_EQ(plan.variant.channels, 1);
 }
 
+// Rows beside each other share sectors of memory where they are not aligned.
+TEST(Plan, DealsOutRowsAlikeWhereTheyAreNotAligned) {
+  const auto device = device_with(132);
+  const auto& shifted = plan_forward(problem_of(2, 99886, 479, 14), device).params;
+  EXPECT_GE(shifted.slots_per_row, 2);
+  EXPECT_EQ(shifted.slots, shifted.slots_per_row * shifted.tiles / shifted.tiles_per_row);
+  const auto& aligned = plan_forward(problem_of(1, 16384, 2048), device).params;  // 64 rows, 1056 slots
+  EXPECT_EQ(aligned.slots_per_row, 0) << "a slot more for every second row";
+  EXPECT_EQ(plan_forward(problem_of(1, 16384, 2112), device).params.slots_per_row, 16);
+}
+
 // What was measured to be fastest on an H200.
 TEST(Plan, CutsOneSequenceIntoTwoWarpsPerScheduler) {
   const ForwardPlan plan = plan_forward(problem_of(1, 16384, 2048), device_with(132));

@@ -64,13 +64,23 @@ TEST_P(EmulatedScan, MatchesFloat64WhereverItIsCut) {
     ScanSetup setup(scan, seqlen, device, 20 + static_cast<unsigned>(seqlen));
     const PlannedScan planned = plan_scan(setup.problem(), scan, device);
     if (!planned.any_slots) continue;
-    for (const int slots : {1, 2, 3, 5, planned.tiles - 1, planned.tiles}) {
-      SCOPED_TRACE("seqlen " + std::to_string(seqlen) + ", slots " + std::to_string(slots));
+    const auto expect_right = [&](int slots, int slots_per_row) {
+      SCOPED_TRACE("seqlen " + std::to_string(seqlen) + ", slots " + std::to_string(slots) + ", of a row " +
+                   std::to_string(slots_per_row));
       setup.reset_outputs();
-      PlannedScan plan = with_slots(planned, slots, device);
+      PlannedScan plan = with_slots(planned, slots, slots_per_row, device);
       run(plan, Order::kReverse, device);
       if (HasFatalFailure()) return;
       ASSERT_EQ(setup.compare(), "");
+    };
+    for (const int slots : {1, 2, 3, 5, planned.tiles - 1, planned.tiles}) {
+      expect_right(slots, 0);
+      if (HasFatalFailure()) return;
+    }
+    const int of_row = planned.launches.back().params.tiles_per_row;
+    for (const int slots : {1, 2, of_row}) {
+      expect_right(planned.tiles / of_row * slots, slots);
+      if (HasFatalFailure()) return;
     }
   }
 }

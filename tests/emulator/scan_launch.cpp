@@ -82,10 +82,10 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
     launch.geometry.dynamic_shared_bytes = slice.variant.dynamic_shared_bytes();
     out.launches.push_back(launch);
   }
-  return with_slots(out, plan.params.slots, device);
+  return with_slots(out, plan.params.slots, plan.params.slots_per_row, device);
 }
 
-PlannedScan with_slots(const PlannedScan& plan, int slots, Device& device) {
+PlannedScan with_slots(const PlannedScan& plan, int slots, int slots_per_row, Device& device) {
   PlannedScan out = plan;
   const auto count = static_cast<std::size_t>(slots);
   float *carry_state = nullptr, *carry_delta = nullptr;
@@ -97,6 +97,7 @@ PlannedScan with_slots(const PlannedScan& plan, int slots, Device& device) {
   for (KernelLaunch& launch : out.launches) {
     launch.geometry.grid.x = launch.blocks != 0 ? launch.blocks : static_cast<unsigned>(slots);
     launch.params.slots = slots;
+    launch.params.slots_per_row = slots_per_row;
     launch.params.carry_state = carry_state;
     launch.params.carry_delta = carry_delta;
   }

@@ -28,7 +28,7 @@ struct PlannedScan {
 PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device);
 
 // The same kernels with the tiles dealt out to another number of warps; for a plan that cuts sequences any number from
-// one to the number of tiles must do.
-PlannedScan with_slots(const PlannedScan& plan, int slots, Device& device);
+// one to the number of tiles must do. slots_per_row: as in SelectiveScanForwardParams.
+PlannedScan with_slots(const PlannedScan& plan, int slots, int slots_per_row, Device& device);
 
 }  // namespace emulator
