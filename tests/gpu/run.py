@@ -79,9 +79,12 @@ def sanitized(tool: str, problems: int) -> Step:
 def steps_into(folder: Path) -> dict[str, Step]:
     """All steps, their reports going to the folder."""
     report = {name: ["--json", str(folder / f"{name}.json")] for name in ("bench", "random")}
-    workers = ["-n", str(min(8, os.cpu_count() or 1))] if _has_module("xdist") else []
+    cores = os.cpu_count() or 1
+    count = min(8, cores) if _has_module("xdist") else 1
+    workers = ["-n", str(count)] if count > 1 else []
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // count))}  # the references are computed on the CPU
     return {
-        "tests": Step([sys.executable, "-m", "pytest", str(ROOT / "tests/python"), "-q", *workers]),
+        "tests": Step([sys.executable, "-m", "pytest", str(ROOT / "tests/python"), "-q", *workers], environment=threads),
         "selftest": Step([*PACKAGE, "selftest", "--problems", "200"]),
         "memcheck": sanitized("memcheck", 60),
         "racecheck": sanitized("racecheck", 40),
