@@ -9,14 +9,14 @@
 //   sum over the lanes of a channel, gate        into the tile, in place of u
 //   store the tile                               in vectors of 16 bytes
 //
-// Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2 and
-// also keeps half of the fp32 pipes busy for them, so that about four fp32 instructions fit beside each; an fma with
-// three different source registers takes a slot and a half. The five are therefore just what fits, and everything else
-// has to be shared by many states: with one lane per channel and its 16 states (the usual plan) no sums over lanes are
-// left, and the rest of a step is 17 instructions in the compiled loop, 40 with softplus, bias, D and gate, against 128
-// clocks of exponentials: shared loads of B, C, u and delta, conversions; and besides the loop a sixteenth of a tile's
-// copies and stores. Measured on an H200 (cost_model.h): 157 clocks per step and warp when four warps share a
-// scheduler, 1.22 of the exponentials' 128.
+// Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2,
+// and up to six fp32 instructions fit beside it. The five leave little, so that everything else has to be shared by
+// many states: with one lane per channel and its 16 states (the usual plan) no sums over lanes are left, and the rest
+// of a step is 17 instructions in the compiled loop, 40 with softplus, bias, D and gate, against 128 clocks of
+// exponentials: shared loads of B, C, u and delta, conversions; and besides the loop a sixteenth of a tile's copies and
+// stores. Measured on an H100: 157 clocks per step and warp when four warps share a scheduler, 1.23 of the
+// exponentials' 128. A polynomial on the fma pipe in place of one or two of 16 exponentials, or of softplus' own,
+// gained nothing there.
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
 #else

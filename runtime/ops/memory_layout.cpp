@@ -47,6 +47,9 @@ static bool is_aligned(const void* data, int elements, DType dtype) {
   return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(elements * element_size(dtype)) == 0;
 }
 
+// Do strides along an axis lead from aligned vectors of `width` elements to aligned ones?
+static bool stays_aligned(Index stride, Index extent, int width) { return extent <= 1 || stride % width == 0; }
+
 // Are vectors of steps aligned? Of a reversed scan's tile the last step comes first in memory, so that tiles end where
 // `data` does.
 static bool steps_are_aligned(const void* data, int elements, const SelectiveScanProblem& problem) {
@@ -61,12 +64,12 @@ Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& probl
   const Index across_extent = seq_contiguous ? problem.dim : problem.seqlen;
   if (along != (seq_contiguous ? step_direction(problem) : 1) && along_extent > 1) return Access::kElementwise;
   const int width = copy_width(columns, problem.dtype);
-  const auto divides = [&](Index stride, Index extent) { return extent <= 1 || stride % width == 0; };
   // Warps start at a group's first channel.
   const Index groups = seq_contiguous ? 1 : problem.ngroups;
   const bool aligned =
-      width > 0 && divides(across, across_extent) && divides(tensor.batch_stride, problem.batch) &&
-      divides(problem.dim / problem.ngroups, groups) &&
+      width > 0 && stays_aligned(across, across_extent, width) &&
+      stays_aligned(tensor.batch_stride, problem.batch, width) &&
+      stays_aligned(problem.dim / problem.ngroups, groups, width) &&
       (seq_contiguous ? steps_are_aligned(tensor.data, width, problem) : is_aligned(tensor.data, width, problem.dtype));
   return aligned ? Access::kVectors : Access::kWords;
 }
@@ -74,10 +77,10 @@ Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& probl
 // Pairs side by side, or one number at a time.
 static ProjectionLayout complex_layout_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem) {
   const int dstate = static_cast<int>(problem.dstate), width = copy_width(2 * dstate, problem.dtype);
-  const auto divides = [&](Index stride, Index extent) { return extent <= 1 || stride % width == 0; };
   const bool dense = tensor.imag_stride == 1 && (tensor.state_stride == 2 || dstate == 1);
-  const bool aligned = dense && width > 0 && divides(tensor.seq_stride, problem.seqlen) &&
-                       divides(tensor.group_stride, problem.ngroups) && divides(tensor.batch_stride, problem.batch) &&
+  const bool aligned = dense && width > 0 && stays_aligned(tensor.seq_stride, problem.seqlen, width) &&
+                       stays_aligned(tensor.group_stride, problem.ngroups, width) &&
+                       stays_aligned(tensor.batch_stride, problem.batch, width) &&
                        is_aligned(tensor.data, width, problem.dtype);
   return {aligned ? ProjectionOrder::kStates : ProjectionOrder::kStrided, Access::kVectors};
 }
@@ -85,19 +88,19 @@ static ProjectionLayout complex_layout_of(const ProjectionTensor& tensor, const 
 ProjectionLayout layout_of(const ProjectionTensor& tensor, const SelectiveScanProblem& problem, int tile) {
   if (tensor.constant) return {ProjectionOrder::kConstant, Access::kVectors};
   if (problem.is_complex) return complex_layout_of(tensor, problem);
-  const auto divides = [&](int width, Index across, Index across_extent) {
-    return width > 0 && (across % width == 0 || across_extent <= 1) &&
-           (tensor.group_stride % width == 0 || problem.ngroups == 1) &&
-           (tensor.batch_stride % width == 0 || problem.batch == 1);
+  const auto rows_stay_aligned = [&](int width, Index across, Index across_extent) {
+    return width > 0 && stays_aligned(across, across_extent, width) &&
+           stays_aligned(tensor.group_stride, problem.ngroups, width) &&
+           stays_aligned(tensor.batch_stride, problem.batch, width);
   };
   const bool by_states = tensor.state_stride == 1 || problem.dstate == 1;
   const bool by_steps = tensor.seq_stride == step_direction(problem) || problem.seqlen == 1;
   const int of_states = copy_width(static_cast<int>(problem.dstate), problem.dtype);
-  if (by_states && divides(of_states, tensor.seq_stride, problem.seqlen) &&
+  if (by_states && rows_stay_aligned(of_states, tensor.seq_stride, problem.seqlen) &&
       is_aligned(tensor.data, of_states, problem.dtype))
     return {ProjectionOrder::kStates, Access::kVectors};
   const int of_steps = copy_width(tile, problem.dtype);
-  if (by_steps && divides(of_steps, tensor.state_stride, problem.dstate) &&
+  if (by_steps && rows_stay_aligned(of_steps, tensor.state_stride, problem.dstate) &&
       steps_are_aligned(tensor.data, of_steps, problem))
     return {ProjectionOrder::kSteps, Access::kVectors};
   if (by_states && problem.dstate > 1) return {ProjectionOrder::kStates, Access::kWords};

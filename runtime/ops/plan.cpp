@@ -216,7 +216,6 @@ void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
   if (!is_fp32 && (!v.seq_contiguous || v.lanes > 2)) return;
   ForwardVariant longer = v;
   longer.tile *= 2;
-  longer.unroll = unroll_for(longer);
   set_projections(problem, longer);
   set_accesses(problem, longer);
   const int blocks = blocks_per_sm(v, device);
@@ -304,11 +303,10 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
       if (v.is_complex && v.states * v.channels > kMostComplexOfLane) continue;
       v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
       if (wanted.stages > 0) v.stages = wanted.stages;
-      v.unroll = unroll_for(v);
-      if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
       const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v, device);
       v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
       if (wanted.tile == 0) use_longer_tile(problem, device, v);
+      v.unroll = wanted.unroll > 0 ? std::min(wanted.unroll, v.tile) : unroll_for(v);
       const int blocks = blocks_per_sm(v, device);
       if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory
       // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.
