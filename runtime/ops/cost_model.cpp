@@ -21,7 +21,7 @@ double states_alive(double dstate, double steps, double remembered) {
 
 // At Mamba's own initialisation, where delta is 0.0215 on average: until e^(-0.0215 steps) is less than kDecayed of
 // warp_tile.cuh.
-double steps_remembered(const ForwardVariant& v) { return (v.dtype == DType::kFloat32 ? 26 : 20) * 0.693 / 0.0215; }
+double steps_remembered(const ForwardVariant& v) { return (v.dtype == DType::kFloat32 ? 32 : 24) * 0.693 / 0.0215; }
 
 // What takes turns on a scheduler takes about as long as the longest of its parts, and longer where two are nearly so.
 double together(double a, double b, double c = 0) { return std::cbrt(a * a * a + b * b * b + c * c * c); }

@@ -84,7 +84,9 @@ def steps_into(folder: Path) -> dict[str, Step]:
     workers = ["-n", str(count)] if count > 1 else []
     threads = {"OMP_NUM_THREADS": str(max(1, cores // count))}  # the references are computed on the CPU
     return {
-        "tests": Step([sys.executable, "-m", "pytest", str(ROOT / "tests/python"), "-q", *workers], environment=threads),
+        "tests": Step(
+            [sys.executable, "-m", "pytest", str(ROOT / "tests/python"), "-q", *workers], environment=threads
+        ),
         "selftest": Step([*PACKAGE, "selftest", "--problems", "200"]),
         "memcheck": sanitized("memcheck", 60),
         "racecheck": sanitized("racecheck", 40),
