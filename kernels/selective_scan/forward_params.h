@@ -8,6 +8,11 @@ namespace mamba_scan {
 
 constexpr int kPrepareThreads = 128;  // of a block of prepare.cu
 
+// A state handed on is forgotten once it has decayed below 2^-32 of its value; with 16-bit inputs, below 2^-24. Neither
+// type resolves as much, but what a state stems from may be a single input thousands of times as large as those after
+// it: models have such activations.
+constexpr int kRememberedBits = 24, kRememberedBitsOfFp32 = 32;
+
 // How a lane walks along a tensor that is copied in chunks (tile_copy.cuh), in bytes.
 struct TileSteps {
   Index between;  // from one chunk of the lane to its next

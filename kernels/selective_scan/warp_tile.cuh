@@ -434,10 +434,8 @@ __device__ __forceinline__ int carry_place(LaneId id, int r, int n) {
   return (r * kPaddedStates + n) * kQuads + id.quad;
 }
 
-// A state handed on is forgotten once it has decayed below 2^-32 of its value; with 16-bit inputs, below 2^-24. Neither
-// type resolves as much, but what a state stems from may be a single input thousands of times as large as those after
-// it: models have such activations.
-constexpr float kDecayed = MS_DTYPE == 0 ? -32.0f : -24.0f;
+// The power of 2 that a state handed on must have decayed below to be forgotten.
+constexpr float kDecayed = MS_DTYPE == 0 ? -kRememberedBitsOfFp32 : -kRememberedBits;
 
 }  // namespace
 }  // namespace mamba_scan

@@ -19,12 +19,19 @@ double states_alive(double dstate, double steps, double remembered) {
   return always + share * (harmonic(dstate) - harmonic(always));
 }
 
-// At Mamba's own initialisation, where delta is 0.0215 on average: until e^(-0.0215 steps) is less than kDecayed of
-// warp_tile.cuh.
-double steps_remembered(const ForwardVariant& v) { return (v.dtype == DType::kFloat32 ? 32 : 24) * 0.693 / 0.0215; }
+// At Mamba's own initialisation, where delta is 0.0215 on average: until 2^-bits is left of a state.
+double steps_remembered(const ForwardVariant& v) {
+  return (v.dtype == DType::kFloat32 ? kRememberedBitsOfFp32 : kRememberedBits) * 0.693 / 0.0215;
+}
 
 // What takes turns on a scheduler takes about as long as the longest of its parts, and longer where two are nearly so.
 double together(double a, double b, double c = 0) { return std::cbrt(a * a * a + b * b * b + c * c * c); }
+
+// What `total` blocks or warps of a multiprocessor take, `resident` of them at a time; of(n): what n do together.
+template <class Of>
+double in_waves(Index total, Index resident, const Of& of) {
+  return static_cast<double>(total / resident) * of(resident) + of(total % resident);
+}
 
 // ---- instructions, and what else keeps a warp's next one waiting, of one step ----
 
@@ -33,11 +40,10 @@ constexpr double kNextLaunch = 8000;  // about 4 us: its start, its cold instruc
 
 // Chunks that a lane copies of a tile of u, delta, z or y, which are moved as `access` says.
 double chunks_of_lane(const ForwardVariant& v, Access access) {
-  const int columns = v.seq_contiguous ? v.tile : v.warp_channels();
-  const int elements = v.tile * v.warp_channels();
+  const int elements = v.tile_rows() * v.tile_columns();
   if (access == Access::kElementwise) return elements / 32.0;
   if (access == Access::kWords) return std::max(1.0, elements * element_size(v.dtype) / 128.0);
-  return std::max(1.0, elements / (32.0 * std::max(1, copy_width(columns, v.dtype))));
+  return std::max(1.0, elements / (32.0 * std::max(1, copy_width(v.tile_columns(), v.dtype))));
 }
 
 double copies_of_tile(const ForwardVariant& v, Access access) {
@@ -105,9 +111,8 @@ double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
 }
 
 double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
-  const Index of_sm = ceil_div(rows, sms);
   const auto step_of = [&](Index warps) { return clocks_per_step(v, static_cast<int>(ceil_div(warps, 4))); };
-  const double per_step = static_cast<double>(of_sm / resident) * step_of(resident) + step_of(of_sm % resident);
+  const double per_step = in_waves(ceil_div(rows, sms), resident, step_of);
   return per_step * static_cast<double>(seqlen) + kStart;
 }
 
@@ -130,17 +135,15 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
   const auto round = [&](Index blocks) {  // in which every warp has a turn
     return blocks == 0 ? 0.0 : (static_cast<double>(blocks) * v.warps / 4 + kIdle) * turn;
   };
-  const Index of_sm = ceil_div(rows, sms), tiles = ceil_div(seqlen, v.tile);
-  const double rounds = static_cast<double>(ceil_div(tiles, v.warps));
-  return kOnce + rounds * (static_cast<double>(of_sm / resident) * round(resident) + round(of_sm % resident));
+  const double rounds = static_cast<double>(ceil_div(ceil_div(seqlen, v.tile), v.warps));
+  return kOnce + rounds * in_waves(ceil_div(rows, sms), resident, round);
 }
 
 double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, Index steps, Index sms) {
-  const Index of_sm = ceil_div(slots, sms);
   const auto carries_of = [&](Index warps) {
     return carry_clocks_per_step(v, static_cast<int>(ceil_div(warps, 4)), static_cast<double>(steps));
   };
-  const double carries = static_cast<double>(of_sm / resident) * carries_of(resident) + carries_of(of_sm % resident);
+  const double carries = in_waves(ceil_div(slots, sms), resident, carries_of);
   return clocks_uncut(v, slots, resident, steps, sms) + static_cast<double>(steps) * carries + 2 * kNextLaunch;
 }
 
@@ -148,11 +151,9 @@ double clocks_of_memory(const ForwardVariant& v, Index rows, Index seqlen, doubl
   if (bytes_per_clock <= 0) return 0;
   constexpr double kReached = 0.8;  // of what the memory could do
   constexpr int kSector = 32;
-  const int element = element_size(v.dtype);
-  const int tile_rows = v.seq_contiguous ? v.warp_channels() : v.tile;
-  const int row_bytes = element * (v.seq_contiguous ? v.tile : v.warp_channels());
+  const int element = element_size(v.dtype), row_bytes = element * v.tile_columns();
   const auto of_tile = [&](Access access) {  // rows that begin anywhere reach into one sector more
-    return static_cast<double>(tile_rows) * (row_bytes + (access == Access::kVectors ? 0 : kSector - element));
+    return static_cast<double>(v.tile_rows()) * (row_bytes + (access == Access::kVectors ? 0 : kSector - element));
   };
   const double bytes =
       of_tile(v.u_access) + of_tile(v.delta_access) + of_tile(v.y_access) + (v.has_z ? of_tile(v.z_access) : 0);

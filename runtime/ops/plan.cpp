@@ -79,6 +79,14 @@ int next_power_of_two(int value) {
   return power;
 }
 
+Index blocks_per_group(const SelectiveScanProblem& problem, const ForwardVariant& v) {
+  return ceil_div<Index>(problem.dim / problem.ngroups, v.warp_channels());
+}
+
+Index rows_of(const SelectiveScanProblem& problem, const ForwardVariant& v) {
+  return problem.batch * problem.ngroups * blocks_per_group(problem, v);
+}
+
 // A lane holds 16 states of a channel at most.
 int fewest_lanes(int dstate) { return std::min(32, next_power_of_two(ceil_div(dstate, 16))); }
 
@@ -103,8 +111,9 @@ void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
 
 // Where u is shifted in shared memory, y is not stored from there in vectors.
 void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
-  const int columns = v.seq_contiguous ? v.tile : v.warp_channels();
-  const auto access = [&](const SequenceTensor& x) { return access_of(x, problem, v.seq_contiguous, columns); };
+  const auto access = [&](const SequenceTensor& x) {
+    return access_of(x, problem, v.seq_contiguous, v.tile_columns());
+  };
   v.u_access = access(problem.u);
   v.delta_access = access(problem.delta);
   v.z_access = v.has_z ? access(problem.z) : Access::kVectors;
@@ -181,8 +190,8 @@ TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Ac
 
 TileSteps sequence_steps(const SequenceTensor& tensor, Access access, const ForwardVariant& v) {
   const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
-  return v.seq_contiguous ? tile_steps(v.tile, tensor.dim_stride, advance, v.dtype, access)
-                          : tile_steps(v.warp_channels(), tensor.seq_stride, advance, v.dtype, access);
+  const Index row_stride = v.seq_contiguous ? tensor.dim_stride : tensor.seq_stride;
+  return tile_steps(v.tile_columns(), row_stride, advance, v.dtype, access);
 }
 
 TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
@@ -258,21 +267,22 @@ double clocks_prepared(ForwardVariant v, Index rows, Index slots, const Selectiv
          clocks_to_prepare(v, static_cast<double>(prepared_floats(v, problem)), device.sm_count);
 }
 
-// The variant as it is copied: what rows do not divide into is, as slowly as words.
-ForwardVariant as_copied(ForwardVariant v, const SelectiveScanProblem& problem) {
+// The same without: what rows do not divide into is copied as slowly as words.
+double clocks_unprepared(ForwardVariant v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                         const driver::DeviceReport& device) {
   const auto access = [&](const ProjectionTensor& tensor, ProjectionOrder order, Access access) {
     const bool in_vectors = access == Access::kVectors && order != ProjectionOrder::kConstant;
     return in_vectors && projection_steps(tensor, order, v).advance == 0 ? Access::kWords : access;
   };
   v.b_access = access(problem.B, v.b_order, v.b_access);
   v.c_access = access(problem.C, v.c_order, v.c_access);
-  return v;
+  return clocks_of_forward(v, rows, slots, problem.seqlen, device);
 }
 
 // Whichever is less.
 double clocks_prepared_or_not(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
                               const driver::DeviceReport& device) {
-  const double clocks = clocks_of_forward(as_copied(v, problem), rows, slots, problem.seqlen, device);
+  const double clocks = clocks_unprepared(v, rows, slots, problem, device);
   if (!can_be_prepared(v, problem)) return clocks;
   return std::min(clocks, clocks_prepared(v, rows, slots, problem, device));
 }
@@ -283,7 +293,6 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
                       const ForwardVariant& base, Best& best) {
   const int dstate = static_cast<int>(problem.dstate);
   const int most_lanes = std::min(32, next_power_of_two(dstate));
-  const Index channels_per_group = problem.dim / problem.ngroups;
   // Complex states: see complex_lane.cuh. Where the final state replaces the initial one, a slot that still needs the
   // initial one may run after the slot that writes the final one; of invariant scans compose.cu has read it by then.
   // Invariant packed ones: see choose_invariant().
@@ -311,7 +320,7 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
       if (channels > 1 && blocks < 4) continue;  // fewer channels take less shared memory
       // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.
       if (channels > 1 && lanes == 1 && base.seq_contiguous) continue;
-      c.rows = problem.batch * problem.ngroups * ceil_div<Index>(channels_per_group, v.warp_channels());
+      c.rows = rows_of(problem, v);
       if (c.rows > std::numeric_limits<int>::max()) continue;
       const Index schedulers = busy_schedulers(v, device);
       const int resident = std::max(1, blocks / 4);
@@ -380,7 +389,6 @@ bool set_relay_shape(const SelectiveScanProblem& problem, const PlanChoice& want
 
 void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
                     Best& best) {
-  const Index channels_per_group = problem.dim / problem.ngroups;
   for (int lanes = 1; lanes <= std::min(32, next_power_of_two(base.dstate)); lanes *= 2)
     for (int channels : {1, 2})
       for (int warps = 4; warps <= kMostRelayWarps; warps *= 2) {
@@ -392,7 +400,7 @@ void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceRep
         v.warps = static_cast<std::int16_t>(warps);
         if (!set_relay_shape(problem, best.details(true), v) || problem.seqlen <= v.tile) continue;
         if (!fits_shared_memory(v, device)) continue;
-        c.rows = problem.batch * problem.ngroups * ceil_div<Index>(channels_per_group, v.warp_channels());
+        c.rows = rows_of(problem, v);
         if (c.rows > std::numeric_limits<int>::max()) continue;
         c.slots = c.rows;
         c.clocks = bounded_by_memory(
@@ -605,7 +613,7 @@ std::size_t ForwardVariant::shared_bytes() const {
   const int element = element_size(dtype), row = tile * (is_complex ? 2 : 1);
   const auto is_shifted_row = [&](Access access) { return access == Access::kWords && element == 2; };
   const auto sequence = [&](Access access) {
-    const int rows = seq_contiguous ? warp_channels() : tile, columns = seq_contiguous ? tile : warp_channels();
+    const int rows = tile_rows(), columns = tile_columns();
     if (is_shifted_row(access)) return aligned(rows * (columns / 2 * 2 + 2) * element);
     return aligned(rows * (seq_contiguous ? (columns * element / 16 | 1) * 16 : columns * element));
   };
@@ -711,7 +719,6 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
     return plan_forward(as_stored, device, &simple, preparation);
   }
 
-  const Index channels_per_group = problem.dim / problem.ngroups;
   const Index tiles_per_row = std::max<Index>(1, ceil_div<Index>(problem.seqlen, v.tile));
   const Index tiles = chosen.rows * tiles_per_row;
   if (tiles > std::numeric_limits<int>::max())
@@ -724,8 +731,8 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   plan.variant = v;
   plan.clocks = chosen.clocks;
   plan.params.problem = whole;
-  plan.params.channels_per_group = static_cast<int>(channels_per_group);
-  plan.params.blocks_per_group = static_cast<int>(ceil_div<Index>(channels_per_group, v.warp_channels()));
+  plan.params.channels_per_group = static_cast<int>(problem.dim / problem.ngroups);
+  plan.params.blocks_per_group = static_cast<int>(blocks_per_group(problem, v));
   plan.params.tiles_per_row = static_cast<int>(tiles_per_row);
   plan.params.tiles = static_cast<int>(tiles);
   plan.params.slots = static_cast<int>(chosen.slots);
@@ -754,12 +761,13 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
                              static_cast<std::size_t>(v.warp_channels()) * sizeof(float);
   }
   if (preparation == Preparation::kNever || !can_be_prepared(plan.variant, problem)) return plan;
+  const Index slots = plan.params.slots;
+  const bool wanted =
+      preparation == Preparation::kAlways || clocks_prepared(plan.variant, chosen.rows, slots, problem, device) <
+                                                 clocks_unprepared(plan.variant, chosen.rows, slots, problem, device);
+  if (!wanted) return plan;
   const ForwardPlan prepared = with_preparation(plan, problem, device);
-  if (!fits_shared_with_carries(prepared.variant, device)) return plan;
-  const double unprepared =
-      clocks_of_forward(as_copied(plan.variant, problem), chosen.rows, plan.params.slots, problem.seqlen, device);
-  const bool pays = clocks_prepared(plan.variant, chosen.rows, plan.params.slots, problem, device) < unprepared;
-  return preparation == Preparation::kAlways || pays ? prepared : plan;
+  return fits_shared_with_carries(prepared.variant, device) ? prepared : plan;
 }
 
 // Slices begin at multiples of 8 states, so that B and C can be copied in vectors as if they began there.

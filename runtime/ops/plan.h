@@ -60,6 +60,9 @@ struct ForwardVariant {
   auto operator<=>(const ForwardVariant&) const = default;
 
   int warp_channels() const { return 32 / lanes * channels; }
+  // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
+  int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
+  int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
   unsigned block_threads() const { return 32 * static_cast<unsigned>(warps); }
   std::size_t shared_bytes() const;          // of a warp: all that forward.cu has
   std::size_t dynamic_shared_bytes() const;  // of a block of relay.cu; 0: all is static

@@ -49,17 +49,19 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   float* partial_sum = nullptr;
   if (plan.partial_sum_bytes != 0)
     partial_sum = device.allocate<float>("partial_sum", plan.partial_sum_bytes / sizeof(float));
-  std::vector<float*> prepared;
-  for (const char* name : {"prepared_B", "prepared_C"})
-    if (plan.variant.prepared) prepared.push_back(device.allocate<float>(name, plan.prepared_bytes / sizeof(float)));
+  float *prepared_B = nullptr, *prepared_C = nullptr;
+  if (plan.variant.prepared) {
+    prepared_B = device.allocate<float>("prepared_B", plan.prepared_bytes / sizeof(float));
+    prepared_C = device.allocate<float>("prepared_C", plan.prepared_bytes / sizeof(float));
+  }
   for (int i = 0; i < plan.slices; ++i) {
     const mamba_scan::ops::SlicePlan slice = mamba_scan::ops::slice_of(plan, i);
     KernelLaunch launch;
     launch.params = slice.params;
     launch.params.partial_sum = partial_sum;
     if (slice.variant.prepared) {
-      launch.params.prepared_B = prepared[0];
-      launch.params.prepared_C = prepared[1];
+      launch.params.prepared_B = prepared_B;
+      launch.params.prepared_C = prepared_C;
       launch.variant = slice.variant.prepare();
       launch.geometry.block.x = mamba_scan::kPrepareThreads;
       launch.blocks = prepare_blocks(slice);
