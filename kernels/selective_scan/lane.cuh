@@ -6,16 +6,12 @@
 namespace mamba_scan {
 namespace {
 
-// Channels whose D a lane has. In forward.cu every sum over states begins with D * u, in one of the lanes that share a
-// channel. relay.cu would have to read u once more for that, and adds it to the sums that a lane ends up with.
-constexpr int kSkips = kWarps > 1 ? kOwned : kChannels;
-
 struct Lane {
   float state[kChannels][kStates];
   float rate[kChannels][kStates];
   DeltaReader delta;
 #if MS_HAS_D
-  float D[kSkips];  // in forward.cu zero in all lanes but one of those that share a channel
+  float D[kChannels];  // zero in all lanes but one of those that share a channel
 #endif
 #if MS_B_ORDER == 3
   float B[kChannels][kStates];
@@ -30,9 +26,9 @@ __device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const R
   self.delta.load(p, row, id);
 #if MS_HAS_D
 #pragma unroll
-  for (int r = 0; r < kSkips; ++r) {
-    const int c = channel_of(id, kWarps > 1 ? id.first_owned + r : r);
-    self.D[r] = (kWarps > 1 || id.part == 0) && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
+  for (int r = 0; r < kChannels; ++r) {
+    const int c = channel_of(id, r);
+    self.D[r] = id.part == 0 && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
   }
 #endif
 #if MS_B_ORDER == 3

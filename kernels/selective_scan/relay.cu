@@ -44,14 +44,27 @@ constexpr int kHeld = kChannels * kStates;
 constexpr int kHeldVector = kHeld < 4 ? kHeld : 4;
 static_assert(kHeld % kHeldVector == 0 && (kHeldVector & (kHeldVector - 1)) == 0, "whole vectors");
 
-// Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it.
-constexpr int kBiases = MS_HAS_BIAS ? kChannels : 0;
-constexpr int kSkipsKept = MS_HAS_D ? kSkips : 0;
+// Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, then
+// bias and D of the channels that the lane owns.
+constexpr int kBiases = MS_HAS_BIAS ? kOwned : 0;
+constexpr int kSkips = MS_HAS_D ? kOwned : 0;
+
+// Of a step and channel. Of lanes that share channels each evaluates those it owns, for all.
+struct __align__(8) StepInput {
+  float log2_delta;  // delta * log2(e): exp(delta * A) = 2^(log2_delta * A)
+  float delta_u;
+};
+struct __align__(16) StepInputs {
+  StepInput of_step[2];
+};
+constexpr bool kSharesInputs = kLanes > 1;
+constexpr int kInputsPitch = kTile / 2 + 1;  // of a channel: odd, so that those of adjacent channels lie in other banks
 
 struct __align__(16) RelayShared {
   Shared warp[kWarps];
+  __align__(16) StepInputs inputs[kWarps][kSharesInputs ? kWarpChannels * kInputsPitch : 1];
   __align__(16) float handed[kWarps][kHeld * 32];  // to warp w: the state that its next tile begins with
-  __align__(16) float kept[kWarps][(kHeld + kBiases + kSkipsKept) * 32];  // see keep_lane()
+  __align__(16) float kept[kWarps][(kHeld + kBiases + kSkips) * 32];
 };
 static_assert(sizeof(RelayShared) == MS_SHARED_BYTES, "the plan has counted otherwise");
 
@@ -79,17 +92,30 @@ __device__ __forceinline__ void read_handed(const float* from, LaneId id, States
   }
 }
 
-// Rates as states are handed on, then bias and D.
-__device__ __forceinline__ void keep_lane(float* to, LaneId id, const Lane& self) {
-  write_handed(to, id, self.rate);
-#if MS_HAS_BIAS
+// Asynchronously, one number of a lane, or zero in its place.
+__device__ __forceinline__ void keep(float* to, const float* from, bool exists) {
+  if (exists) {
+    async_copy<4>(to, from);
+  } else {
+    *to = 0.0f;
+  }
+}
+
+// What the lane keeps. It is there with the warp's first tile.
+__device__ __forceinline__ void keep_lane(const SelectiveScanProblem& p, const Row& row, float* kept, LaneId id) {
+  const float* A = p.A + row.first_channel * p.A_dim_stride;
+  for_each_state(row, id, p.A_dim_stride, p.A_state_stride, [&](int r, int s, Index index, bool exists) {
+    const int k = r * kStates + s;
+    keep(kept + k / kHeldVector * kHeldVector * 32 + id.lane * kHeldVector + k % kHeldVector, A + index, exists);
+  });
 #pragma unroll
-  for (int r = 0; r < kChannels; ++r) to[(kHeld + r) * 32 + id.lane] = self.delta.bias[r];
-#endif
-#if MS_HAS_D
-#pragma unroll
-  for (int i = 0; i < kSkips; ++i) to[(kHeld + kBiases + i) * 32 + id.lane] = self.D[i];
-#endif
+  for (int i = 0; i < kOwned; ++i) {
+    const int c = channel_of(id, id.first_owned + i);
+    const bool exists = c < row.channels;
+    if constexpr (MS_HAS_BIAS)
+      keep(kept + (kHeld + i) * 32 + id.lane, p.delta_bias + row.first_channel + c, exists);
+    if constexpr (MS_HAS_D) keep(kept + (kHeld + kBiases + i) * 32 + id.lane, p.D + row.first_channel + c, exists);
+  }
 }
 
 // The barrier with a warp's number is where it waits for the warp of the tile before. That one cannot arrive a second
@@ -106,22 +132,66 @@ struct Effect {
   States keep, add;
 };
 
-__device__ __forceinline__ void scan_locally(const SelectiveScanProblem& p, const Shared& shared, const float* kept,
-                                             const Stage& stage, int existing, LaneId id, Steps& steps,
-                                             Effect& effect) {
-  States rate;
-  read_handed(kept, id, rate);
+// StepInput of a turn's steps for the lane's channels.
+struct Inputs {
+  float log2_delta[kTile][kChannels];
+  float delta_u[kTile][kChannels];
+};
+
+// Of the channels and steps that the lane owns: of all, if it shares none.
+__device__ __forceinline__ void evaluate_inputs(const SelectiveScanProblem& p, const Shared& shared, const float* kept,
+                                                const Stage& stage, int existing, LaneId id, Inputs& own) {
+  const Row& row = shared.piece.row;
   DeltaReader delta;
-  delta.align(p, shared.piece.row, id);
+  delta.align(p, row, id);
 #if MS_HAS_BIAS
 #pragma unroll
-  for (int r = 0; r < kChannels; ++r) delta.bias[r] = kept[(kHeld + r) * 32 + id.lane];
+  for (int i = 0; i < kOwned; ++i) delta.bias[i] = kept[(kHeld + i) * 32 + id.lane];
 #endif
   delta.read(stage.delta, 0, id);
-  InputReader input;
-  input.read(stage.u, 0, id, shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id));
-  float dt[kTile][kChannels], delta_sum[kChannels];
-  delta.steps([&](int t) { return t < existing; }, id, dt);
+  Outputs u;
+  read_owned<MS_U_ACCESS>(stage.u, id.first_step, id, shift_of<MS_U_ACCESS>(p.u, row, id), u);
+  float dt[kTile][kChannels];
+  delta.steps([&](int t) { return id.first_step + t < existing; }, id, dt);
+#pragma unroll
+  for (int t = 0; t < kOwnedSteps; ++t)
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i) own.log2_delta[t][i] = dt[t][i] * kLog2E, own.delta_u[t][i] = dt[t][i] * u[i][t];
+}
+
+// From the channels and steps that each lane owns to all steps of its channels.
+__device__ __forceinline__ void exchange_inputs(StepInputs* shared, LaneId id, Inputs& inputs) {
+  if (stores_outputs(id)) {
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i) {
+      StepInputs* to = shared + channel_of(id, id.first_owned + i) * kInputsPitch;
+      if constexpr (kOwnedSteps == 1) {
+        to[id.first_step / 2].of_step[id.first_step % 2] = {inputs.log2_delta[0][i], inputs.delta_u[0][i]};
+      } else {
+#pragma unroll
+        for (int t = 0; t < kOwnedSteps; t += 2)
+          to[(id.first_step + t) / 2] = {{{inputs.log2_delta[t][i], inputs.delta_u[t][i]},
+                                          {inputs.log2_delta[t + 1][i], inputs.delta_u[t + 1][i]}}};
+      }
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r)
+#pragma unroll
+    for (int t = 0; t < kTile; t += 2) {
+      const StepInputs both = shared[channel_of(id, r) * kInputsPitch + t / 2];
+#pragma unroll
+      for (int k = 0; k < 2; ++k)
+        inputs.log2_delta[t + k][r] = both.of_step[k].log2_delta, inputs.delta_u[t + k][r] = both.of_step[k].delta_u;
+    }
+}
+
+__device__ __forceinline__ void scan_locally(const Shared& shared, const float* kept, const Inputs& inputs, LaneId id,
+                                             Steps& steps, Effect& effect) {
+  States A;
+  read_handed(kept, id, A);
+  float delta_sum[kChannels];
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) delta_sum[r] = 0.0f;
   set_zero(effect.add);
@@ -131,12 +201,11 @@ __device__ __forceinline__ void scan_locally(const SelectiveScanProblem& p, cons
     read_states(shared.B + t * kPaddedStates, id.part, 0, B);
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
-      const float delta_u = dt[t][r] * input.value(t, r);
-      delta_sum[r] += dt[t][r];
+      delta_sum[r] += inputs.log2_delta[t][r];
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
-        steps.decay[t][r][s] = exp2_fast(dt[t][r] * rate[r][s]);
-        steps.input[t][r][s] = delta_u * B[s];
+        steps.decay[t][r][s] = exp2_fast(inputs.log2_delta[t][r] * A[r][s]);
+        steps.input[t][r][s] = inputs.delta_u[t][r] * B[s];
         effect.add[r][s] =
             t == 0 ? steps.input[t][r][s] : steps.decay[t][r][s] * effect.add[r][s] + steps.input[t][r][s];
       }
@@ -145,7 +214,7 @@ __device__ __forceinline__ void scan_locally(const SelectiveScanProblem& p, cons
 #pragma unroll
   for (int r = 0; r < kChannels; ++r)
 #pragma unroll
-    for (int s = 0; s < kStates; ++s) effect.keep[r][s] = exp2_fast(delta_sum[r] * rate[r][s]);
+    for (int s = 0; s < kStates; ++s) effect.keep[r][s] = exp2_fast(delta_sum[r] * A[r][s]);
 }
 
 // From the state that the tile begins with to the one that it ends with.
@@ -217,7 +286,12 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
   Steps steps;
   Effect effect;
   id = lane_id(opaque(id.lane));  // here and below anew: there is no register for what is known about the lane
-  scan_locally(params.problem, shared, block.kept[warp], stage, existing, id, steps, effect);
+  {
+    Inputs inputs;
+    evaluate_inputs(params.problem, shared, block.kept[warp], stage, existing, id, inputs);
+    if constexpr (kSharesInputs) exchange_inputs(block.inputs[warp], id, inputs);
+    scan_locally(shared, block.kept[warp], inputs, id, steps, effect);
+  }
 
   pass_on(params, block, warp, tile, id, effect, state);
   id = lane_id(opaque(id.lane));
@@ -237,18 +311,17 @@ __device__ __forceinline__ void clear_padding(Shared& shared, int lane) {
   }
 }
 
-// The warp's first tiles are on their way while it reads what it keeps, and the first one what it starts from.
+// What the warp keeps and its first tiles are on their way while the first one reads what it starts from.
 __device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForwardParams& params, RelayShared& block,
                                                       int warp, LaneId id) {
   Shared& shared = block.warp[warp];
   if (id.lane == 0) shared.piece = {row_of(params, this_slot()), warp, params.tiles_per_row, 0};
   __syncwarp();
+  keep_lane(params.problem, shared.piece.row, block.kept[warp], id);
   const TileCopies<true> copies(params, shared, id.lane);
   clear_padding(shared, id.lane);
-  Lane self;
-  load_lane(params.problem, shared.piece.row, id, self);
-  keep_lane(block.kept[warp], id, self);
   if (warp == 0) {
+    Lane self;
     start_state(params.problem, shared, id, self);
     write_handed(block.handed[0], id, self.state);
   }

@@ -30,6 +30,10 @@ __device__ __forceinline__ constexpr int place_of_state(int n) {
   return kInterleavedStates ? place_of_state(n % kLanes, n / kLanes) : place_of_state(n / kStates, n % kStates);
 }
 
+// Do a tile's states lie in the order of their numbers, without padding?
+constexpr bool kStayInOrder = kPaddedStates == kDState && (kLanes == 1 || kStates == 1 ||
+                                                            (!kInterleavedStates && kStateVector == kStates));
+
 // Which state lies at a place, of those that are not interleaved.
 __device__ __forceinline__ constexpr int state_at_place(int place) {
   const int vector = place / kStateVector;
@@ -146,10 +150,11 @@ __device__ __forceinline__ void expand_vectors(const Element* from, float* to, i
     } else {
       const Vector vector = *reinterpret_cast<const Vector*>(from + index * kVector);
       constexpr bool kStayAdjacent = !kInterleavedStates && kPaddedStates == kDState && kStateVector % 4 == 0;
-      if constexpr (kStayAdjacent && kVector == 4 && kParts == 1) {
+      if constexpr (kVector == 4 && (kStayInOrder || (kStayAdjacent && kParts == 1))) {
         const int step = index * 4 / kRow, n = index * 4 % kRow;
-        *reinterpret_cast<float4*>(to + step * kPaddedStates + place_of_state(n)) = make_float4(
-            to_float(vector.value[0]), to_float(vector.value[1]), to_float(vector.value[2]), to_float(vector.value[3]));
+        *reinterpret_cast<float4*>(kStayInOrder ? to + index * 4 : to + step * kPaddedStates + place_of_state(n)) =
+            make_float4(to_float(vector.value[0]), to_float(vector.value[1]), to_float(vector.value[2]),
+                        to_float(vector.value[3]));
       } else {
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
@@ -226,7 +231,8 @@ __device__ __forceinline__ void read_states(const float* step, int part, int fir
 // ---- delta ----
 
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
-// the channels and steps it owns only, and the lanes that share channels exchange them.
+// the channels and steps it owns only, and the lanes that share channels exchange them. In relay.cu it does so always,
+// and dt is only those: exchanging is left to relay.cu.
 struct DeltaReader {
 #if MS_HAS_BIAS
   float bias[kChannels];
@@ -283,11 +289,11 @@ struct DeltaReader {
         if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists(t) ? value : 0.0f;
         dt[t][i] = value;
       }
-    if (kExchange) gather_over_lanes(dt, id);
+    if (kExchange && kWarps == 1) gather_over_lanes(dt, id);
   }
 
  private:
-  enum : bool { kExchange = MS_SOFTPLUS && kLanes > 1 };
+  enum : bool { kExchange = kLanes > 1 && (MS_SOFTPLUS || kWarps > 1) };
   enum : int { kRead = kExchange ? kOwned : kChannels, kReadSteps = kExchange ? kOwnedSteps : kSteps };
   Shift shift_;
 #if MS_SEQ_CONTIGUOUS

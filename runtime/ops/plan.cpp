@@ -640,8 +640,10 @@ std::size_t ForwardVariant::shared_bytes() const {
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
-  const int of_lane = 2 * channels * states + (has_bias ? channels : 0) + (has_d ? owned : 0);
-  return static_cast<std::size_t>(warps) * (shared_bytes() + 32 * sizeof(float) * static_cast<std::size_t>(of_lane));
+  const int of_lane = 2 * channels * states + (has_bias ? owned : 0) + (has_d ? owned : 0);
+  const int inputs = lanes > 1 ? warp_channels() * (tile / 2 + 1) : 1;  // of two steps and a channel each
+  return static_cast<std::size_t>(warps) * (shared_bytes() + 32 * sizeof(float) * static_cast<std::size_t>(of_lane) +
+                                            4 * sizeof(float) * static_cast<std::size_t>(inputs));
 }
 
 jit::Variant ForwardVariant::scan() const {
