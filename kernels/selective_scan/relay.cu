@@ -187,8 +187,8 @@ __device__ __forceinline__ void exchange_inputs(StepInputs* shared, LaneId id, I
     }
 }
 
-__device__ __forceinline__ void scan_locally(const Shared& shared, const float* kept, const Inputs& inputs, LaneId id,
-                                             Steps& steps, Effect& effect) {
+__device__ __forceinline__ void scan_locally(const Shared& shared, const Stage& stage, const float* kept,
+                                             const Inputs& inputs, LaneId id, Steps& steps, Effect& effect) {
   States A;
   read_handed(kept, id, A);
   float delta_sum[kChannels];
@@ -198,7 +198,11 @@ __device__ __forceinline__ void scan_locally(const Shared& shared, const float* 
 #pragma unroll
   for (int t = 0; t < kTile; ++t) {
     float B[kStates];
-    read_states(shared.B + t * kPaddedStates, id.part, 0, B);
+    if constexpr (kReadsRawB) {
+      B[0] = read_raw<MS_B_ORDER>(stage.B, id.part, t);
+    } else {
+      read_states(shared.B + t * kPaddedStates, id.part, 0, B);
+    }
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
       delta_sum[r] += inputs.log2_delta[t][r];
@@ -225,7 +229,11 @@ __device__ __forceinline__ void scan_outputs(const SelectiveScanProblem& p, cons
 #pragma unroll
   for (int t = 0; t < kTile; ++t) {
     float C[kStates], sum[kChannels];
-    read_states(shared.C + t * kPaddedStates, id.part, 0, C);
+    if constexpr (kReadsRawC) {
+      C[0] = read_raw<MS_C_ORDER>(stage.C, id.part, t);
+    } else {
+      read_states(shared.C + t * kPaddedStates, id.part, 0, C);
+    }
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
       sum[r] = 0.0f;
@@ -285,16 +293,16 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
   const Shared& shared = block.warp[warp];
   Steps steps;
   Effect effect;
-  id = lane_id(opaque(id.lane));  // here and below anew: there is no register for what is known about the lane
+  id = lane_id(lane_anew(id.lane));  // here and below anew: there is no register for what is known about the lane
   {
     Inputs inputs;
     evaluate_inputs(params.problem, shared, block.kept[warp], stage, existing, id, inputs);
     if constexpr (kSharesInputs) exchange_inputs(block.inputs[warp], id, inputs);
-    scan_locally(shared, block.kept[warp], inputs, id, steps, effect);
+    scan_locally(shared, stage, block.kept[warp], inputs, id, steps, effect);
   }
 
   pass_on(params, block, warp, tile, id, effect, state);
-  id = lane_id(opaque(id.lane));
+  id = lane_id(lane_anew(id.lane));
   Outputs y;
   scan_outputs(params.problem, shared, block.kept[warp], stage, steps, id, state, y);
   const Shift z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
@@ -341,13 +349,13 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, block.warp[first].piece.row, first, thread % 32));
 #pragma unroll 1
   for (int tile = first; tile < params.tiles_per_row; tile += kWarps) {
-    const int warp = opaque(thread) / 32;
-    const LaneId id = lane_id(opaque(thread) % 32);
+    const int warp = static_cast<int>(static_cast<unsigned>(opaque(thread)) / 32);
+    const LaneId id = lane_id(lane_anew(thread));
     Shared& shared = block.warp[warp];
     Stage& stage = copies.take(params, shared, id.lane);
     expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, shared.piece.row, stage.B, shared.B, id.lane);
     expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, shared.piece.row, stage.C, shared.C, id.lane);
-    __syncwarp();
+    if constexpr (!kReadsRawB || !kReadsRawC) __syncwarp();
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);

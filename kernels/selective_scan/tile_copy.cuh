@@ -52,7 +52,8 @@ using SequenceChunks = Chunks<ACCESS, kSequenceRows, kSequenceColumns, kPitch<AC
 
 // B or C.
 template <int ORDER>
-using ProjectionChunks = Chunks<kVectors, kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionColumns<ORDER>>;
+using ProjectionChunks =
+    Chunks<kVectors, kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionPitch<ORDER, kVectors>>;
 
 template <int ORDER, int ACCESS>
 constexpr bool kProjectionByPointer = ORDER < 2 && ACCESS == kVectors && ProjectionChunks<ORDER>::kByPointer;
@@ -274,7 +275,7 @@ class TileCopies {
       }
 #if MS_PREPARED
       const int tile = prepared_tile(params, shared.piece.row, next_);
-      copy_prepared(stage.B, params.prepared_B, tile, opaque(lane));
+      copy_prepared(stage.B, params.prepared_B, tile, lane_anew(lane));
       if constexpr (OUTPUTS) copy_prepared(stage.C, params.prepared_C, tile, lane);
 #endif
       next_ += OUTPUTS ? kWarps : -kWarps;
@@ -301,10 +302,10 @@ class TileCopies {
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
       const int channels = row.channels;
-      if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, from, tensor, channels, opaque(lane));
+      if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, from, tensor, channels, lane_anew(lane));
       copy_sequence_chunks<ACCESS, !OUTPUTS>(to, from, steps, channels, lane);
     } else {
-      copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, row.channels, opaque(lane));
+      copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, row.channels, lane_anew(lane));
     }
   }
 
@@ -314,7 +315,7 @@ class TileCopies {
     if constexpr (BY_POINTER) {
       copy_projection_chunks<ORDER, !OUTPUTS>(to, from, steps, lane);
     } else {
-      copy_projection<ORDER, ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, opaque(lane));
+      copy_projection<ORDER, ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, lane_anew(lane));
     }
   }
 

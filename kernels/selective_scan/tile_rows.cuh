@@ -139,7 +139,7 @@ __device__ __forceinline__ void copy_projection(Element* to, const ProjectionTen
 template <bool OUTPUTS>
 __device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const Row& row, int tile, Stage& stage,
                                            int lane) {
-  lane = opaque(lane);
+  lane = lane_anew(lane);
   const Index first_step = static_cast<Index>(tile) * kTile;
   const int steps = static_cast<int>(min(static_cast<Index>(kTile), p.seqlen - first_step));
   copy_sequence<MS_U_ACCESS>(stage.u, p.u, row, first_step, steps, row.channels, lane);

@@ -132,7 +132,8 @@ template <int ORDER>
 __device__ __forceinline__ void expand_vectors(const Element* from, float* to, int lane) {
   constexpr int kRow = kDState * kParts;
   constexpr int kElements = kTile * kRow;
-  constexpr int kVector = ORDER == 1 ? (kTile < 8 ? kTile : 8) : kElements % 4 == 0 ? 4 : 1;
+  constexpr int kOfLane = kElements / 32, kAlong = kOfLane >= 8 ? 8 : kOfLane >= 4 ? 4 : 2;  // of every lane
+  constexpr int kVector = ORDER == 1 ? (kTile < kAlong ? kTile : kAlong) : kElements % 4 == 0 ? 4 : 1;
   constexpr int kVectors = kElements / kVector;
   using Vector = Elements<kVector>;
 #pragma unroll
@@ -178,12 +179,12 @@ __device__ __forceinline__ void reorder_prepared(const float* from, float* to, i
   }
 }
 
-// B or C of a tile from where copies have brought them to where lanes read them. Those that are constant in time, or
-// prepared in the right order, are there already.
+// B or C of a tile from where copies have brought them to where lanes read them. Those that are constant in time,
+// prepared in the right order, or read raw, are there already.
 template <int ORDER, int ACCESS, class From>
 __device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor, const Row& row, const From* from,
                                                   float* to, int lane) {
-  if constexpr (kReadsPrepared || ORDER == 3) {
+  if constexpr (kReadsPrepared || ORDER == 3 || kReadsRaw<ORDER, ACCESS>) {
     return;
   } else if constexpr (kPrepared) {
     reorder_prepared(from, to, lane);
@@ -225,6 +226,19 @@ __device__ __forceinline__ void read_states(const float* step, int part, int fir
     read_floats(step + place_of_state(part, first + i), vector);
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) to[i + k] = vector[k];
+  }
+}
+
+// B or C of step t and the lane's one state, if lanes read them raw. Where steps are adjacent, several are read at once.
+template <int ORDER>
+__device__ __forceinline__ float read_raw(const Element* tile, int part, int t) {
+  if constexpr (ORDER == 0) {
+    return to_float(tile[t * kDState + part]);
+  } else {
+    constexpr int kTogether = kTile < 8 ? kTile : 8;
+    const int place = kReverse ? kTile - 1 - t : t;
+    const auto steps = read_elements<kTogether>(tile + part * kProjectionPitch<1, kVectors> + place / kTogether * kTogether);
+    return to_float(steps.value[place % kTogether]);
   }
 }
 
@@ -303,7 +317,7 @@ struct DeltaReader {
 #endif
 };
 
-// Clears steps begin to end - 1 of a tile, of B once it is fp32, where these lie outside of the sequence:
+// Clears steps begin to end - 1 of a tile, of B where it is read, where these lie outside of the sequence:
 // whatever is there instead, not even an infinity may be left of it. u and B become zero, and delta a step that leaves
 // the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero.
 __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shared& shared, Stage& stage, int begin,
@@ -322,7 +336,14 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shar
     from_float(missing_delta,
                stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + (kShifted<MS_DELTA_ACCESS> ? shift(delta) : 0)]);
   }
-  if constexpr (!kBConstant) {
+  if constexpr (kReadsRawB) {
+    for (int i = lane; i < (end - begin) * kDState; i += 32) {
+      const int step = begin + i / kDState, n = i % kDState;
+      const int column = kReverse ? kTile - 1 - step : step;
+      const int place = MS_B_ORDER == 0 ? step * kDState + n : n * kProjectionPitch<1, kVectors> + column;
+      from_float(0.0f, stage.B[place]);
+    }
+  } else if constexpr (!kBConstant) {
     auto* B = const_cast<float*>(tile_B(shared, stage));
     for (int i = begin * kPaddedStates * kParts + lane; i < end * kPaddedStates * kParts; i += 32) B[i] = 0.0f;
   }

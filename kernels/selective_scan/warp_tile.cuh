@@ -107,13 +107,24 @@ constexpr int kPitch = kShifted<ACCESS> ? kSequenceColumns / 2 * 2 + 2
 constexpr int kOutputPitch = kPitch<MS_U_ACCESS>;
 constexpr int kOutputPlace = kShifted<MS_U_ACCESS> && kSeqContiguous && kReverse ? 2 : 0;
 
-// The same of B and C.
+// Does every lane read B or C of its one state from where copies have brought them? In relay.cu, where channels are too
+// few for fp32 ones to be worth waiting for.
+template <int ORDER, int ACCESS>
+constexpr bool kReadsRaw = kWarps > 1 && kStates == 1 && kLanes >= 16 && kPaddedStates == kDState && ORDER < 2 &&
+                           ACCESS == kVectors;
+constexpr bool kReadsRawB = kReadsRaw<MS_B_ORDER, MS_B_ACCESS>;
+constexpr bool kReadsRawC = kReadsRaw<MS_C_ORDER, MS_C_ACCESS>;
+
+// The same of B and C. Rows of steps that lanes read raw are padded as those of channels are.
 template <int ORDER>
 constexpr int kProjectionRows = ORDER == 1 ? kDState : kTile;
 template <int ORDER>
 constexpr int kProjectionColumns = ORDER == 1 ? kTile : kDState * kParts;
 template <int ORDER, int ACCESS>
-constexpr int kProjectionPitch = kShifted<ACCESS> ? kProjectionColumns<ORDER> / 2 * 2 + 2 : kProjectionColumns<ORDER>;
+constexpr int kProjectionPitch = kShifted<ACCESS> ? kProjectionColumns<ORDER> / 2 * 2 + 2
+                                 : ORDER == 1 && kReadsRaw<ORDER, ACCESS>
+                                     ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes)
+                                     : kProjectionColumns<ORDER>;
 template <int ORDER, int ACCESS>
 constexpr int kProjectionElements = ORDER == 3 ? 1 : kProjectionRows<ORDER> * kProjectionPitch<ORDER, ACCESS>;
 
@@ -170,8 +181,8 @@ struct __align__(16) Shared {
   int done;        // steps of the tile before the ones being computed
 #endif
   // Of the tile being computed.
-  __align__(16) float B[kBConstant || kReadsPrepared ? 1 : kTileFloats];
-  __align__(16) float C[kCConstant || kReadsPrepared ? 1 : kTileFloats];
+  __align__(16) float B[kBConstant || kReadsPrepared || kReadsRawB ? 1 : kTileFloats];
+  __align__(16) float C[kCConstant || kReadsPrepared || kReadsRawC ? 1 : kTileFloats];
 };
 
 // B and C of the tile being computed, which came with `stage`.
@@ -205,14 +216,22 @@ __device__ __forceinline__ Range slot_range(const SelectiveScanForwardParams& pa
 }
 
 __device__ __forceinline__ Row row_of(const SelectiveScanForwardParams& params, int row) {
-  const int block = row % params.blocks_per_group;
-  const int batch_group = row / params.blocks_per_group;
+  // Few sequences are scanned in the time of a few divisions, and usually need none.
+  int block = row, batch = 0, group = 0;
+  if (row >= params.blocks_per_group) batch = row / params.blocks_per_group, block -= batch * params.blocks_per_group;
   const int groups = static_cast<int>(params.problem.ngroups);
-  const int group = batch_group % groups;
+  if (groups > 1) {
+    const int batch_group = batch;
+    batch = batch_group / groups, group = batch_group - batch * groups;
+  }
   const int first_in_group = block * kWarpChannels;
-  return {batch_group / groups, group, group * params.channels_per_group + first_in_group,
+  return {batch, group, group * params.channels_per_group + first_in_group,
           min(kWarpChannels, params.channels_per_group - first_in_group)};
 }
+
+// The lane's number, but what depends on it is computed anew. That it is less than 32 the compiler still knows, and
+// divides it by shifting.
+__device__ __forceinline__ int lane_anew(int lane) { return opaque(lane) & 31; }
 
 // The warp's slot. Read anew at each use, once per piece: not worth a register for the whole scan.
 __device__ __forceinline__ int this_slot() { return opaque(static_cast<int>(blockIdx.x)); }

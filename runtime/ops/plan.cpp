@@ -617,17 +617,22 @@ std::size_t ForwardVariant::shared_bytes() const {
     if (is_shifted_row(access)) return aligned(rows * (columns / 2 * 2 + 2) * element);
     return aligned(rows * (seq_contiguous ? (columns * element / 16 | 1) * 16 : columns * element));
   };
+  const auto is_raw = [&](ProjectionOrder order, Access access) {
+    return warps > 1 && states == 1 && lanes >= 16 && lanes == dstate && order < ProjectionOrder::kStrided &&
+           access == Access::kVectors;
+  };
   const auto raw = [&](ProjectionOrder order, Access access) {
     if (order == ProjectionOrder::kConstant) return aligned(element);
+    if (order == ProjectionOrder::kSteps && is_raw(order, access)) return aligned(dstate * (row * element / 16 | 1) * 16);
     if (!is_shifted_row(access)) return aligned(row * dstate * element);
     return aligned(order == ProjectionOrder::kSteps ? dstate * (tile + 2) * element
                                                     : tile * (dstate / 2 * 2 + 2) * element);
   };
-  const auto expanded = [&](ProjectionOrder order) {
-    return aligned(order == ProjectionOrder::kConstant ? 4 : row * lanes * states * 4);
+  const auto expanded = [&](ProjectionOrder order, Access access) {
+    return aligned(order == ProjectionOrder::kConstant || is_raw(order, access) ? 4 : row * lanes * states * 4);
   };
   const std::size_t sequences = sequence(u_access) + sequence(delta_access) + (has_z ? sequence(z_access) : 16);
-  const std::size_t piece = packed ? 48 : 32, of_tile = expanded(b_order) + expanded(c_order);
+  const std::size_t piece = packed ? 48 : 32, of_tile = expanded(b_order, b_access) + expanded(c_order, c_access);
   if (prepared) {
     const bool is_carry = c_order == ProjectionOrder::kConstant;  // which reads the states in another order
     const bool reorders = is_carry && lanes > 1 && states > 1;

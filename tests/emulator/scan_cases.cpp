@@ -154,6 +154,16 @@ std::vector<ScanCase> scan_cases() {
   add_relay("RelayOf16Channels", f16, channels, 4, 1, 16, {139, 257});
   // Every number of states in a lane, whole and with states that only pad; one and two channels.
   add_relay("RelayOneState", f16, steps, 16, 1, 4, {33, 163});
+  add_relay("RelayOneStateChannels", f16, channels, 16, 1, 4, {33, 163});
+  add_relay("RelayOneStateFloat32", f32, channels, 16, 1, 4, {83});
+  add_relay("RelayOneStateReversed", bf16, steps, 16, 1, 4, {83}).reverse = true;
+  add_relay("RelayOneStateReversedChannels", f16, channels, 16, 1, 4, {83}).reverse = true;
+  add_relay("RelayOneStateBFirst", f16, steps, 16, 1, 4, {83}).states_first_B = true;
+  add_relay("RelayOneOf32States", f16, channels, 32, 1, 4, {83}).dstate = 32;
+  {
+    ScanCase& scan = add_relay("RelayOneStateBias", f16, steps, 16, 1, 4, {41}).bare();
+    scan.bias = scan.final = true;
+  }
   add_relay("RelayTwoStates", f16, steps, 8, 1, 8, {17, 163});
   add_relay("RelayEightStates", bf16, steps, 2, 1, 4, {5, 43});
   add_relay("RelayEightStatesChannels", f32, channels, 2, 1, 4, {43});
