@@ -44,9 +44,13 @@ constexpr int kHeld = kChannels * kStates;
 constexpr int kHeldVector = kHeld < 4 ? kHeld : 4;
 static_assert(kHeld % kHeldVector == 0 && (kHeldVector & (kHeldVector - 1)) == 0, "whole vectors");
 
-// Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, then
-// bias and D of the channels that the lane owns.
-constexpr int kBiases = MS_HAS_BIAS ? kOwned : 0;
+// Of which channels and steps a lane evaluates delta and u.
+constexpr int kInputChannels = kSharesInputs ? kOwned : kChannels;
+constexpr int kInputSteps = kSharesInputs ? kOwnedSteps : kTile;
+
+// Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, bias of
+// the channels above, D of those that the lane owns.
+constexpr int kBiases = MS_HAS_BIAS ? kInputChannels : 0;
 constexpr int kSkips = MS_HAS_D ? kOwned : 0;
 
 // Of a step and channel. Of lanes that share channels each evaluates those it owns, for all.
@@ -57,7 +61,6 @@ struct __align__(8) StepInput {
 struct __align__(16) StepInputs {
   StepInput of_step[2];
 };
-constexpr bool kSharesInputs = kLanes > 1;
 constexpr int kInputsPitch = kTile / 2 + 1;  // of a channel: odd, so that those of adjacent channels lie in other banks
 
 struct __align__(16) RelayShared {
@@ -108,14 +111,14 @@ __device__ __forceinline__ void keep_lane(const SelectiveScanProblem& p, const R
     const int k = r * kStates + s;
     keep(kept + k / kHeldVector * kHeldVector * 32 + id.lane * kHeldVector + k % kHeldVector, A + index, exists);
   });
+  const auto keep_channel = [&](int place, const float* of_channels, int r) {
+    const int c = channel_of(id, r);
+    keep(kept + place * 32 + id.lane, of_channels + row.first_channel + c, c < row.channels);
+  };
 #pragma unroll
-  for (int i = 0; i < kOwned; ++i) {
-    const int c = channel_of(id, id.first_owned + i);
-    const bool exists = c < row.channels;
-    if constexpr (MS_HAS_BIAS)
-      keep(kept + (kHeld + i) * 32 + id.lane, p.delta_bias + row.first_channel + c, exists);
-    if constexpr (MS_HAS_D) keep(kept + (kHeld + kBiases + i) * 32 + id.lane, p.D + row.first_channel + c, exists);
-  }
+  for (int i = 0; i < kBiases; ++i) keep_channel(kHeld + i, p.delta_bias, kSharesInputs ? id.first_owned + i : i);
+#pragma unroll
+  for (int i = 0; i < kSkips; ++i) keep_channel(kHeld + kBiases + i, p.D, id.first_owned + i);
 }
 
 // The barrier with a warp's number is where it waits for the warp of the tile before. That one cannot arrive a second
@@ -138,28 +141,42 @@ struct Inputs {
   float delta_u[kTile][kChannels];
 };
 
-// Of the channels and steps that the lane owns: of all, if it shares none.
+// Of kInputChannels and kInputSteps.
 __device__ __forceinline__ void evaluate_inputs(const SelectiveScanProblem& p, const Shared& shared, const float* kept,
-                                                const Stage& stage, int existing, LaneId id, Inputs& own) {
+                                                const Stage& stage, int existing, LaneId id, Inputs& inputs) {
   const Row& row = shared.piece.row;
   DeltaReader delta;
   delta.align(p, row, id);
 #if MS_HAS_BIAS
 #pragma unroll
-  for (int i = 0; i < kOwned; ++i) delta.bias[i] = kept[(kHeld + i) * 32 + id.lane];
+  for (int i = 0; i < kBiases; ++i) delta.bias[i] = kept[(kHeld + i) * 32 + id.lane];
 #endif
   delta.read(stage.delta, 0, id);
-  Outputs u;
-  read_owned<MS_U_ACCESS>(stage.u, id.first_step, id, shift_of<MS_U_ACCESS>(p.u, row, id), u);
+  const Shift u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
+  InputReader all;
+  Outputs owned;
+  if constexpr (kSharesInputs) {
+    read_owned<MS_U_ACCESS>(stage.u, id.first_step, id, u_shift, owned);
+  } else {
+    all.read(stage.u, 0, id, u_shift);
+  }
   float dt[kTile][kChannels];
-  delta.steps([&](int t) { return id.first_step + t < existing; }, id, dt);
+  delta.steps([&](int t) { return (kSharesInputs ? id.first_step : 0) + t < existing; }, id, dt);
 #pragma unroll
-  for (int t = 0; t < kOwnedSteps; ++t)
+  for (int t = 0; t < kInputSteps; ++t)
 #pragma unroll
-    for (int i = 0; i < kOwned; ++i) own.log2_delta[t][i] = dt[t][i] * kLog2E, own.delta_u[t][i] = dt[t][i] * u[i][t];
+    for (int i = 0; i < kInputChannels; ++i) {
+      float u;
+      if constexpr (kSharesInputs) {
+        u = owned[i][t];
+      } else {
+        u = all.value(t, i);
+      }
+      inputs.log2_delta[t][i] = dt[t][i] * kLog2E, inputs.delta_u[t][i] = dt[t][i] * u;
+    }
 }
 
-// From the channels and steps that each lane owns to all steps of its channels.
+// From what each lane has evaluated to all steps of its channels.
 __device__ __forceinline__ void exchange_inputs(StepInputs* shared, LaneId id, Inputs& inputs) {
   if (stores_outputs(id)) {
 #pragma unroll

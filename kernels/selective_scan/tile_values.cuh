@@ -244,9 +244,14 @@ __device__ __forceinline__ float read_raw(const Element* tile, int part, int t) 
 
 // ---- delta ----
 
+// Does each of the lanes that share channels evaluate delta and u of its own steps for all of them? In relay.cu, unless
+// they are few and read vectors of what is fp32 already.
+constexpr bool kSharesInputs =
+    kWarps > 1 && kLanes > 1 && (MS_SOFTPLUS || !kSeqContiguous || kElementBytes == 2 || kLanes > 4);
+
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
-// the channels and steps it owns only, and the lanes that share channels exchange them. In relay.cu it does so always,
-// and dt is only those: exchanging is left to relay.cu.
+// the channels and steps it owns only, and the lanes that share channels exchange them. With kSharesInputs dt is only
+// those: exchanging is left to relay.cu.
 struct DeltaReader {
 #if MS_HAS_BIAS
   float bias[kChannels];
@@ -307,7 +312,7 @@ struct DeltaReader {
   }
 
  private:
-  enum : bool { kExchange = kLanes > 1 && (MS_SOFTPLUS || kWarps > 1) };
+  enum : bool { kExchange = kWarps > 1 ? kSharesInputs : kLanes > 1 && MS_SOFTPLUS };
   enum : int { kRead = kExchange ? kOwned : kChannels, kReadSteps = kExchange ? kOwnedSteps : kSteps };
   Shift shift_;
 #if MS_SEQ_CONTIGUOUS

@@ -10,14 +10,15 @@
 
 namespace mamba_scan::ops {
 
-inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 7> kChoiceNumbers{
+inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 8> kChoiceNumbers{
     {{"lanes", &PlanChoice::lanes},
      {"channels", &PlanChoice::channels},
      {"tile", &PlanChoice::tile},
      {"unroll", &PlanChoice::unroll},
      {"stages", &PlanChoice::stages},
      {"min_blocks", &PlanChoice::min_blocks},
-     {"warps", &PlanChoice::warps}}};
+     {"warps", &PlanChoice::warps},
+     {"slices", &PlanChoice::slices}}};
 
 inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
   nlohmann::ordered_json json = {{"cut", choice.cut}};

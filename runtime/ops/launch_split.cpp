@@ -146,7 +146,7 @@ double estimated_launch_ms(const SelectiveScanProblem& problem, const driver::De
   const double exps_per_second = 16.0 * std::max(device.sm_count, 1) * clock_hz;
   const double bytes_per_second = 2 * memory_clock_hz * bus_bytes;  // double data rate
   SelectiveScanProblem launch = problem;
-  launch.dstate = states_at_once(problem);
+  launch.dstate = most_states_at_once(problem);
   const Work work = forward_work(launch);
   const double roof =
       std::max(static_cast<double>(work.exps) / exps_per_second, static_cast<double>(work.bytes) / bytes_per_second);

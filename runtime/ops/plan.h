@@ -75,12 +75,15 @@ struct ForwardVariant {
 
 constexpr unsigned kForwardBlockThreads = 32;
 
-// More states than this are scanned in slices, each a launch of its own (two when cut) that adds its share to the sums
-// over states in scratch memory; the last one finishes y.
-constexpr Index kMostStatesAtOnce = 64;
-constexpr Index kMostStatesOfSlice = 64;
-constexpr Index kMostComplexStates = 64;
-MAMBA_SCAN_API Index states_at_once(const SelectiveScanProblem& problem);  // how many of these one launch scans
+// Many states are scanned in slices, each a launch of its own (two when cut) that adds its share to the sums over states
+// in scratch memory; the last one finishes y. Slices of the usual size take the least time for each state.
+constexpr Index kUsualStatesOfSlice = 64;
+constexpr Index kMostStatesOfSlice = 128;  // where few and short sequences make slices too dear
+MAMBA_SCAN_API Index most_states_at_once(const SelectiveScanProblem& problem);  // that one launch may scan
+// How many slices a plan may have: the usual number, fewer, and so on down to the fewest.
+MAMBA_SCAN_API Index usual_slices(const SelectiveScanProblem& problem);
+MAMBA_SCAN_API Index fewest_slices(const SelectiveScanProblem& problem);
+MAMBA_SCAN_API Index fewer_slices(Index slices);
 
 struct ForwardPlan {
   ForwardVariant variant;  // of the largest slice, usually the only one
@@ -123,7 +126,8 @@ struct PlanChoice {
   std::int16_t unroll = 0;
   std::int16_t stages = 0;
   std::int16_t min_blocks = 0;
-  std::int16_t warps = 1;  // more: relay.cu, which is never cut and has no unroll of its own
+  std::int16_t warps = 1;   // more: relay.cu, which is never cut and has no unroll of its own
+  std::int16_t slices = 0;  // of the states. 0: as plan_forward() would have it
 
   auto operator<=>(const PlanChoice&) const = default;
 };

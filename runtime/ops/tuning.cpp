@@ -55,7 +55,8 @@ PlanChoice choice_of(const ForwardPlan& plan) {
           .unroll = v.warps > 1 ? std::int16_t{0} : v.unroll,
           .stages = v.stages,
           .min_blocks = v.min_blocks,
-          .warps = v.warps};
+          .warps = v.warps,
+          .slices = static_cast<std::int16_t>(plan.slices)};
 }
 
 namespace {
@@ -63,7 +64,7 @@ namespace {
 ExpectedChoice expect(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                       const PlanChoice& choice) {
   const ForwardPlan plan = plan_forward(problem, device, &choice);
-  return {choice_of(plan), plan.clocks};
+  return {choice_of(plan), plan.slices * plan.clocks};
 }
 
 }  // namespace
@@ -75,14 +76,23 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
     const PlanChoice simple{.lanes = made.choice.lanes,
                             .channels = made.choice.channels,
                             .cut = made.choice.cut,
-                            .warps = made.choice.warps};
+                            .warps = made.choice.warps,
+                            .slices = made.choice.slices};
     if (simple == wanted) choices.push_back(made);
   };
-  for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
-    for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
-      for (const bool cut : {false, true}) add({.lanes = lanes, .channels = channels, .cut = cut});
-      for (const std::int16_t warps : {4, 8, 16}) add({.lanes = lanes, .channels = channels, .warps = warps});
-    }
+  const auto add_all = [&](std::int16_t slices) {
+    for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
+      for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
+        for (const bool cut : {false, true})
+          add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices});
+        for (const std::int16_t warps : {4, 8, 16})
+          add({.lanes = lanes, .channels = channels, .warps = warps, .slices = slices});
+      }
+  };
+  for (Index slices = usual_slices(problem);; slices = fewer_slices(slices)) {
+    add_all(static_cast<std::int16_t>(slices));
+    if (slices <= fewest_slices(problem)) break;
+  }
   const PlanChoice own = choice_of(plan_forward(problem, device));
   std::sort(choices.begin(), choices.end(), [&](const ExpectedChoice& a, const ExpectedChoice& b) {
     if ((a.choice == own) != (b.choice == own)) return a.choice == own;

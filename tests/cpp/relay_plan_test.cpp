@@ -119,7 +119,7 @@ TEST(RelayPlan, LeavesWhatTheKernelDoesNotServe) {
   EXPECT_FALSE(is_served([](auto& p) { p.cu_seqlens = reinterpret_cast<const int*>(memory), p.sequences = 1; }));
   EXPECT_FALSE(is_served([](auto& p) { p.B.constant = true; }));
   EXPECT_FALSE(is_served([](auto& p) { p.C.constant = true; }));
-  EXPECT_FALSE(is_served([](auto& p) { p.dstate = 128; })) << "slices of the states";
+  EXPECT_FALSE(is_served([](auto& p) { p.dstate = 129; })) << "slices of the states";
   EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 0; }));
   EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 4; })) << "a single tile";
 }

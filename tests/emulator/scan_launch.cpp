@@ -18,7 +18,8 @@ mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& pro
   const auto device = device_for(scan);
   if (scan.choice.lanes > 0) {
     const auto plan = mamba_scan::ops::plan_forward(problem, device, &scan.choice, scan.preparation);
-    const PlanChoice made = choice_of(plan);
+    PlanChoice made = choice_of(plan);
+    made.slices = scan.choice.slices;
     if (std::tie(made.lanes, made.channels, made.cut, made.warps) !=
             std::tie(scan.choice.lanes, scan.choice.channels, scan.choice.cut, scan.choice.warps) ||
         (scan.choice.tile > 0 && made != scan.choice))

@@ -23,8 +23,8 @@ def timed(monkeypatch):
 
     def tune(*sizes, dtype, layout, options, thorough, device):
         calls.append((*sizes, dtype, layout, " ".join(options), thorough, device))
-        warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "warps": 1}
-        turns = {"tile": 32, "unroll": 0, "stages": 3, "min_blocks": 2, "warps": 8}
+        warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "warps": 1, "slices": 1}
+        turns = {"tile": 32, "unroll": 0, "stages": 3, "min_blocks": 2, "warps": 8, "slices": 2}
         candidates = [
             {"lanes": 2, "channels": 4, "cut": False, **warps, "expected_us": 11.0, "us": 12.0},
             {"lanes": 4, "channels": 2, "cut": True, **warps, "expected_us": 12.0, "us": 10.0},
@@ -42,7 +42,7 @@ def test_every_scan_named_is_timed_once(timed, capsys):
     assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", "z D delta_bias delta_softplus", False, 0)
     assert len(timed) == len(set(timed)) == 6
     assert "*  4 lanes, 2 channels, cut in time" in output.out
-    assert " 16 lanes, 1 channels, turns of 8 warps  tile 32, 3 stages, 2 blocks" in output.out
+    assert " 16 lanes, 1 channels, turns of 8 warps  tile 32, 3 stages, 2 blocks, 2 slices" in output.out
     assert "kept for scans like this" in output.out
 
 

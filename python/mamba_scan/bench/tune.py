@@ -49,6 +49,8 @@ def _line(candidate: dict[str, Any], chosen: bool) -> str:
     unroll = "" if turns else f"unroll {candidate['unroll']}, "
     details = f"tile {candidate['tile']}, {unroll}{candidate['stages']} stages, {candidate['min_blocks']} blocks"
     kind = f"{candidate['lanes']:>2} lanes, {candidate['channels']} channels, {time}"
+    if candidate["slices"] > 1:
+        details += f", {candidate['slices']} slices"
     return (
         f"{'*' if chosen else ' '} {kind:<39} {details:<39}"
         f"{candidate['us']:>12,.1f} us, expected {candidate['expected_us']:,.1f} us"
