@@ -44,13 +44,13 @@ constexpr int kHeld = kChannels * kStates;
 constexpr int kHeldVector = kHeld < 4 ? kHeld : 4;
 static_assert(kHeld % kHeldVector == 0 && (kHeldVector & (kHeldVector - 1)) == 0, "whole vectors");
 
-// Of which channels and steps a lane evaluates delta and u.
+// Of which channels and steps a lane makes Inputs itself.
 constexpr int kInputChannels = kSharesInputs ? kOwned : kChannels;
 constexpr int kInputSteps = kSharesInputs ? kOwnedSteps : kTile;
 
 // Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, bias of
-// the channels above, D of those that the lane owns.
-constexpr int kBiases = MS_HAS_BIAS ? kInputChannels : 0;
+// the channels whose delta it evaluates, D of those that it owns.
+constexpr int kBiases = !MS_HAS_BIAS ? 0 : kOwnsDelta ? kOwned : kChannels;
 constexpr int kSkips = MS_HAS_D ? kOwned : 0;
 
 // Of a step and channel. Of lanes that share channels each evaluates those it owns, for all.
@@ -116,7 +116,7 @@ __device__ __forceinline__ void keep_lane(const SelectiveScanProblem& p, const R
     keep(kept + place * 32 + id.lane, of_channels + row.first_channel + c, c < row.channels);
   };
 #pragma unroll
-  for (int i = 0; i < kBiases; ++i) keep_channel(kHeld + i, p.delta_bias, kSharesInputs ? id.first_owned + i : i);
+  for (int i = 0; i < kBiases; ++i) keep_channel(kHeld + i, p.delta_bias, kOwnsDelta ? id.first_owned + i : i);
 #pragma unroll
   for (int i = 0; i < kSkips; ++i) keep_channel(kHeld + kBiases + i, p.D, id.first_owned + i);
 }

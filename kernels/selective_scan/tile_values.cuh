@@ -245,9 +245,10 @@ __device__ __forceinline__ float read_raw(const Element* tile, int part, int t) 
 // ---- delta ----
 
 // Does each of the lanes that share channels evaluate delta and u of its own steps for all of them? In relay.cu, unless
-// they are few and read vectors of what is fp32 already.
-constexpr bool kSharesInputs =
-    kWarps > 1 && kLanes > 1 && (MS_SOFTPLUS || !kSeqContiguous || kElementBytes == 2 || kLanes > 4);
+// they are few and read vectors of what is fp32 already: what they share takes as much memory again as u and delta.
+constexpr bool kSharesInputs = kWarps > 1 && kLanes > 1 && !(kSeqContiguous && kElementBytes == 4 && kLanes <= 4);
+// Does a lane evaluate delta of the channels and steps it owns only?
+constexpr bool kOwnsDelta = kSharesInputs || (MS_SOFTPLUS && kLanes > 1);
 
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
 // the channels and steps it owns only, and the lanes that share channels exchange them. With kSharesInputs dt is only
@@ -262,7 +263,7 @@ struct DeltaReader {
 #if MS_HAS_BIAS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
-      const int c = channel_of(id, kExchange ? id.first_owned + r % kOwned : r);
+      const int c = channel_of(id, kOwnsDelta ? id.first_owned + r % kOwned : r);
       bias[r] = c < row.channels ? p.delta_bias[row.first_channel + c] : 0.0f;
     }
 #endif
@@ -275,8 +276,8 @@ struct DeltaReader {
 
   // The raw elements of steps first .. first + kSteps - 1.
   __device__ __forceinline__ void read(const Element* tile, int first, LaneId id) {
-    const int channel = kExchange ? id.first_owned : 0;
-    first += kExchange ? id.first_step : 0;
+    const int channel = kOwnsDelta ? id.first_owned : 0;
+    first += kOwnsDelta ? id.first_step : 0;
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int i = 0; i < kRead; ++i)
@@ -308,12 +309,11 @@ struct DeltaReader {
         if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists(t) ? value : 0.0f;
         dt[t][i] = value;
       }
-    if (kExchange && kWarps == 1) gather_over_lanes(dt, id);
+    if constexpr (kOwnsDelta && !kSharesInputs) gather_over_lanes(dt, id);
   }
 
  private:
-  enum : bool { kExchange = kWarps > 1 ? kSharesInputs : kLanes > 1 && MS_SOFTPLUS };
-  enum : int { kRead = kExchange ? kOwned : kChannels, kReadSteps = kExchange ? kOwnedSteps : kSteps };
+  enum : int { kRead = kOwnsDelta ? kOwned : kChannels, kReadSteps = kOwnsDelta ? kOwnedSteps : kSteps };
   Shift shift_;
 #if MS_SEQ_CONTIGUOUS
   Elements<kReadSteps> raw_[kRead];

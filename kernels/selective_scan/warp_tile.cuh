@@ -340,16 +340,16 @@ __device__ __forceinline__ void add_shares(float (&value)[COUNT], int half, int 
   }
 }
 
-// The inverse: from half the values in each of two lanes to all of them in both.
-template <int COUNT>
-__device__ __forceinline__ void join_halves(float (&value)[COUNT], int half, int distance, LaneId id) {
+// The inverse: from HALF values in each of two lanes to all of them in both.
+template <int HALF, int COUNT>
+__device__ __forceinline__ void join_halves(float (&value)[COUNT], int distance, LaneId id) {
   const bool upper = (id.part & distance) != 0;
 #pragma unroll
-  for (int i = 0; i < half; ++i) {
+  for (int i = 0; i < HALF; ++i) {
     const float mine = value[i];
     const float other = __shfl_xor_sync(kAllLanes, mine, distance);
     value[i] = upper ? other : mine;
-    value[i + half] = upper ? mine : other;
+    value[i + HALF] = upper ? mine : other;
   }
 }
 
@@ -368,23 +368,36 @@ __device__ __forceinline__ void reduce_over_lanes(float (&value)[kOwned][kSteps]
     add_shares(value[0], kSteps * kChannels / (2 * distance), distance, id);
 }
 
-// The inverse of both: from the owned channels and steps to all of them, in every lane.
+// The inverses, lanes DISTANCE, DISTANCE / 2 .. apart. Recursive, because the compiler gives up unrolling loops over so
+// many steps, whose values are then no registers.
+template <int DISTANCE>
+__device__ __forceinline__ void gather_steps(float (&value)[kSteps], LaneId id) {
+  if constexpr (DISTANCE >= kChannels) {
+    join_halves<kSteps * kChannels / (2 * DISTANCE)>(value, DISTANCE, id);
+    gather_steps<DISTANCE / 2>(value, id);
+  }
+}
+
+template <int DISTANCE>
+__device__ __forceinline__ void gather_channels(float (&value)[kChannels], LaneId id) {
+  if constexpr (DISTANCE >= 1) {
+    join_halves<kChannels / (2 * DISTANCE)>(value, DISTANCE, id);
+    gather_channels<DISTANCE / 2>(value, id);
+  }
+}
+
+// From the owned channels and steps to all of them, in every lane.
 __device__ __forceinline__ void gather_over_lanes(float (&value)[kSteps][kChannels], LaneId id) {
   if constexpr (kStepShares > 1) {
     float of_steps[kSteps];
 #pragma unroll
     for (int t = 0; t < kOwnedSteps; ++t) of_steps[t] = value[t][0];
-#pragma unroll
-    for (int distance = kChannels * kStepShares / 2; distance >= kChannels; distance /= 2)
-      join_halves(of_steps, kSteps * kChannels / (2 * distance), distance, id);
+    gather_steps<kChannels * kStepShares / 2>(of_steps, id);
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) value[t][0] = of_steps[t];
   }
 #pragma unroll
-  for (int t = 0; t < kSteps; ++t)
-#pragma unroll
-    for (int distance = (kLanes < kChannels ? kLanes : kChannels) / 2; distance >= 1; distance /= 2)
-      join_halves(value[t], kChannels / (2 * distance), distance, id);
+  for (int t = 0; t < kSteps; ++t) gather_channels<(kLanes < kChannels ? kLanes : kChannels) / 2>(value[t], id);
 }
 
 // Calls visit(r, s, index, exists) for every state of the lane, index counting elements from the warp's first channel

@@ -665,8 +665,9 @@ std::size_t ForwardVariant::shared_bytes() const {
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
-  const bool shares_inputs = lanes > 1 && (softplus || !seq_contiguous || dtype != DType::kFloat32 || lanes > 4);
-  const int of_lane = 2 * channels * states + (has_bias ? (shares_inputs ? owned : channels) : 0) + (has_d ? owned : 0);
+  const bool shares_inputs = lanes > 1 && !(seq_contiguous && dtype == DType::kFloat32 && lanes <= 4);
+  const int deltas = shares_inputs || (softplus && lanes > 1) ? owned : channels;
+  const int of_lane = 2 * channels * states + (has_bias ? deltas : 0) + (has_d ? owned : 0);
   const int inputs = shares_inputs ? warp_channels() * (tile / 2 + 1) : 1;  // of two steps and a channel each
   return static_cast<std::size_t>(warps) * (shared_bytes() + 32 * sizeof(float) * static_cast<std::size_t>(of_lane) +
                                             4 * sizeof(float) * static_cast<std::size_t>(inputs));

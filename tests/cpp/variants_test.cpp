@@ -165,6 +165,7 @@ TEST_P(Variants, CompileWithoutSpillsWithinLimits) {
     EXPECT_GT(row.info.registers, 0) << "the compiler did not say how many registers it used:\n" << row.info.log;
     EXPECT_EQ(row.info.spill_store_bytes, 0);
     EXPECT_EQ(row.info.spill_load_bytes, 0);
+    EXPECT_EQ(row.info.local_bytes, 0) << "an array that is no registers";
     EXPECT_GE(row.info.shared_bytes, 0);
     EXPECT_LE(row.info.shared_bytes, kMostSharedBytes);
     EXPECT_GT(row.cpu_ms, 0);
