@@ -48,7 +48,7 @@ __device__ __forceinline__ unsigned alive_groups(const Row& row, LaneId id, cons
 // A whole tile, as all are that hand on a state. begin: packed, the first step of the sequence at hand.
 __device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, const Stage& stage,
                                              int begin, LaneId id, unsigned alive, Lane& self) {
-  const Shift u_shift = shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id);
+  const auto u_shift = shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id);
 #pragma unroll 1
   for (int first = kTile - kSteps; first >= 0; first -= kSteps) {
     self.delta.read(stage.delta, first, id);

@@ -167,8 +167,8 @@ template <bool PART>
 __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& params, const Shared& shared,
                                              Stage& stage, int tile, int begin, int end, LaneId id, Lane& self) {
   const bool stores = stores_outputs(id);
-  const Shift u_shift = shift_of<MS_U_ACCESS>(params.problem.u, shared.piece.row, id);
-  const Shift z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
+  const auto u_shift = shift_of<MS_U_ACCESS>(params.problem.u, shared.piece.row, id);
+  const auto z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
 #if MS_SLICE
   const Index row_begin = shared.piece.next - shared.piece.end;
   float* tile_sums = params.partial_sum + (row_begin + tile) * (kTile * kWarpChannels);

@@ -152,7 +152,7 @@ __device__ __forceinline__ void evaluate_inputs(const SelectiveScanProblem& p, c
   for (int i = 0; i < kBiases; ++i) delta.bias[i] = kept[(kHeld + i) * 32 + id.lane];
 #endif
   delta.read(stage.delta, 0, id);
-  const Shift u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
+  const auto u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
   InputReader all;
   Outputs owned;
   if constexpr (kSharesInputs) {
@@ -322,7 +322,7 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
   id = lane_id(lane_anew(id.lane));
   Outputs y;
   scan_outputs(params.problem, shared, block.kept[warp], stage, steps, id, state, y);
-  const Shift z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
+  const auto z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
   if constexpr (MS_HAS_Z) apply_gate(stage.z, id.first_step, id, z_shift, y);
   if (kLanes > 1 || kShifted<MS_U_ACCESS>) __syncwarp();
   if (stores_outputs(id)) keep_outputs<false>(stage.u, id.first_step, id, 0, kTile, y);

@@ -3,7 +3,7 @@
 // step where this takes 4.
 //
 // A tile is rows of adjacent bytes, divided into chunks of 16 bytes, or of 8 or 4 where rows divide into no larger
-// ones. Chunk i * 32 + lane is the lane's i-th: all in the same column where the chunks of a row divide 32, so that
+// ones, or are not aligned to these. Chunk i * 32 + lane is the lane's i-th: all in the same column where the chunks of a row divide 32, so that
 // they lie a constant TileSteps::between apart. For instance the 32 channels of 16-bit elements of a tile of 16 steps:
 //
 //   chunk of the row     0    1    2    3
@@ -24,13 +24,15 @@ namespace {
 // PITCH: elements from a row to the next in shared memory.
 template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 struct Chunks {
-  static constexpr int kBytes = ACCESS == kWords ? 4 : kChunkBytes<COLUMNS * kElementBytes>;
+  static constexpr int kBytes = ACCESS == kWords     ? 4
+                                : ACCESS == kWindows ? 16
+                                                     : kChunkBytes<COLUMNS * kElementBytes>;
   static constexpr int kPerRow = COLUMNS * kElementBytes < kBytes ? 1 : COLUMNS * kElementBytes / kBytes;
   static constexpr int kCount = ROWS * kPerRow;
   static constexpr int kPerLane = (kCount + 31) / 32;
-  // A lane's rows must all be shifted or none.
+  // A lane's rows must all be shifted alike.
   static constexpr bool kByPointer = ACCESS != kElementwise && kBytes >= 4 && COLUMNS * kElementBytes % kBytes == 0 &&
-                                     32 % kPerRow == 0 && !(kShifted<ACCESS> && kPerRow == 32);
+                                     32 % kPerRow == 0 && 32 / kPerRow % kShifts<ACCESS> == 0;
 
   // The lane's first chunk in global memory, where its first element is; its next ones are TileSteps::between further.
   static __device__ __forceinline__ const char* first(const Element* tile, Index row_stride, int lane) {
@@ -94,7 +96,7 @@ template <int ACCESS, bool BACK>
 __device__ __forceinline__ void copy_sequence_chunks(Element* to, const char*& from, const TileSteps& steps,
                                                      int channels, int lane) {
   using C = SequenceChunks<ACCESS>;
-  const int shift = kShifted<ACCESS> ? is_second_half(from) : 0;
+  const int shift = shift_of_row<ACCESS>(from);
   const char* source = from - shift * kElementBytes;
   const Index between = steps.between;
   from += BACK ? -steps.advance : steps.advance;
@@ -116,26 +118,29 @@ __device__ __forceinline__ void copy_sequence_chunks(Element* to, const char*& f
   }
 }
 
-// Row r's last element, of the tile in which the lane's first chunk begins with the element at `from`.
+// Row r's first element, of the tile in which the lane's first chunk begins with the element at `from`.
 template <int ACCESS>
-__device__ __forceinline__ const Element* last_of_row(const char* from, const SequenceTensor& x, int r, int lane) {
+__device__ __forceinline__ const Element* begin_of_row(const char* from, const SequenceTensor& x, int r, int lane) {
   using C = SequenceChunks<ACCESS>;
   const Index row_stride = kSeqContiguous ? x.dim_stride : x.seq_stride;
-  const char* row = from - lane % C::kPerRow * C::kBytes + (r - lane / C::kPerRow) * row_stride * kElementBytes;
-  return reinterpret_cast<const Element*>(row) + kSequenceColumns - 1;
+  return reinterpret_cast<const Element*>(from - lane % C::kPerRow * C::kBytes +
+                                          (r - lane / C::kPerRow) * row_stride * kElementBytes);
 }
 
-// The last elements of shifted rows, which the rows' words do not reach: a lane copies that of every 32nd row.
+// The last words or windows of shifted rows, one more than rows divide into: a lane copies that of every 32nd row.
 template <int ACCESS>
-__device__ __forceinline__ void copy_last_halves(Element* to, const char* from, const SequenceTensor& x, int channels,
-                                                 int lane) {
+__device__ __forceinline__ void copy_row_ends(Element* to, const char* from, const SequenceTensor& x, int channels,
+                                              int lane) {
 #pragma unroll
   for (int base = 0; base < kSequenceRows; base += 32) {
     const int r = base + lane;
     if (kSequenceRows % 32 != 0 && r >= kSequenceRows) break;
-    const Element* last = last_of_row<ACCESS>(from, x, r, lane);
-    const bool exists = kSeqContiguous ? r < channels : channels == kWarpChannels;
-    if (exists && !is_second_half(last)) async_copy<4>(to + r * kPitch<ACCESS> + kSequenceColumns, last);
+    const Element* row = begin_of_row<ACCESS>(from, x, r, lane);
+    const int shift = shift_of_row<ACCESS>(row);
+    const bool exists = kSeqContiguous ? r < channels : channels + shift > kSequenceColumns;
+    if (exists && shift > 0)
+      async_copy<kShifts<ACCESS> * kElementBytes>(to + r * kPitch<ACCESS> + kSequenceColumns,
+                                                  row - shift + kSequenceColumns);
   }
 }
 
@@ -198,7 +203,7 @@ __device__ __forceinline__ void store_words(const Element* from, char*& to, cons
     for (int base = 0; base < kSequenceRows; base += 32) {
       const int r = base + lane;
       if (kSequenceRows % 32 != 0 && r >= kSequenceRows) break;
-      const Element* last = last_of_row<kWords>(to, y, r, lane);
+      const Element* last = begin_of_row<kWords>(to, y, r, lane) + kSequenceColumns - 1;
       if (!is_second_half(last))
         store_global<2>(const_cast<Element*>(last), from + r * kOutputPitch + kOutputPlace + kSequenceColumns - 1);
     }
@@ -302,7 +307,7 @@ class TileCopies {
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
       const int channels = row.channels;
-      if constexpr (kShifted<ACCESS>) copy_last_halves<ACCESS>(to, from, tensor, channels, lane_anew(lane));
+      if constexpr (kShifted<ACCESS>) copy_row_ends<ACCESS>(to, from, tensor, channels, lane_anew(lane));
       copy_sequence_chunks<ACCESS, !OUTPUTS>(to, from, steps, channels, lane);
     } else {
       copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, row.channels, lane_anew(lane));

@@ -18,12 +18,12 @@ __device__ __forceinline__ bool stores_outputs(LaneId id) {
 
 // The same channels and steps of a tile of u or z, which is moved as ACCESS says.
 template <int ACCESS>
-__device__ __forceinline__ void read_owned(const Element* tile, int first, LaneId id, Shift shift, Outputs& to) {
+__device__ __forceinline__ void read_owned(const Element* tile, int first, LaneId id, Shift<ACCESS> shift, Outputs& to) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
     const auto steps = read_row<ACCESS, kOwnedSteps>(tile + channel_of(id, id.first_owned + i) * kPitch<ACCESS>,
-                                                     place_of_steps<kOwnedSteps>(first), shift.even);
+                                                     place_of_steps<kOwnedSteps>(first), shift.first);
 #pragma unroll
     for (int t = 0; t < kOwnedSteps; ++t) to[i][t] = to_float(steps.value[place_in_steps<kOwnedSteps>(t)]);
   }
@@ -31,14 +31,15 @@ __device__ __forceinline__ void read_owned(const Element* tile, int first, LaneI
 #pragma unroll
   for (int t = 0; t < kOwnedSteps; ++t) {
     const auto channels = read_row<ACCESS, kOwned>(tile + (first + t) * kPitch<ACCESS>, channel_of(id, id.first_owned),
-                                                   shift.of_step(kOwnedSteps % 2 == 0 ? t : first + t));
+                                                   shift.of_step(kOwnedSteps % kShifts<ACCESS> == 0 ? t : first + t));
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) to[i][t] = to_float(channels.value[i]);
   }
 #endif
 }
 
-__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Shift shift, Outputs& y) {
+__device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Shift<MS_Z_ACCESS> shift,
+                                           Outputs& y) {
   Outputs gate;
   read_owned<MS_Z_ACCESS>(z, first, id, shift, gate);
 #pragma unroll
@@ -59,8 +60,8 @@ template <bool PART>
 __device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id, int begin, int end,
                                              const Outputs& y) {
 #if MS_SEQ_CONTIGUOUS
-  // Shifted rows are aligned to words only.
-  constexpr int kTogether = kShifted<MS_U_ACCESS> && kOwnedSteps > 2 ? 2 : kOwnedSteps;
+  // Rows that are moved in words are aligned to words only.
+  constexpr int kTogether = kShifted<MS_U_ACCESS> && MS_U_ACCESS == kWords && kOwnedSteps > 2 ? 2 : kOwnedSteps;
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
     Element* row =

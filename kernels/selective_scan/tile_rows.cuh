@@ -43,6 +43,12 @@ __device__ __forceinline__ Rows projection_rows(const ProjectionTensor& x, const
   return {from + (kTile - 1) * x.seq_stride, x.state_stride, -x.seq_stride, kDState, kTile - steps, kTile};
 }
 
+// By how many elements a row that begins here is shifted.
+template <int ACCESS>
+__device__ __forceinline__ int shift_of_row(const void* begin) {
+  return static_cast<int>(reinterpret_cast<unsigned long long>(begin) / kElementBytes & (kShifts<ACCESS> - 1));
+}
+
 // Does a 16-bit element lie in the second half of a word?
 __device__ __forceinline__ int is_second_half(const void* element) {
   return static_cast<int>(reinterpret_cast<unsigned long long>(element) >> 1 & 1);
@@ -52,10 +58,10 @@ __device__ __forceinline__ int is_second_half(const void* element) {
 // kLargestChunk. What does not exist may become anything.
 template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 __device__ __forceinline__ void copy_rows(Element* to, const Rows& from, int lane) {
-  constexpr int kBytes = ACCESS == kVectors ? kChunkBytes<COLUMNS * kElementBytes> : 4;
+  constexpr int kBytes = ACCESS == kVectors ? kChunkBytes<COLUMNS * kElementBytes> : ACCESS == kWindows ? 16 : 4;
   static_assert(kBytes >= 4, "there is no asynchronous copy of less");
   constexpr int kWidth = kBytes / kElementBytes;
-  constexpr int kPerRow = kShifted<ACCESS> ? COLUMNS / 2 + 1 : COLUMNS / kWidth;
+  constexpr int kPerRow = COLUMNS / kWidth + kShifted<ACCESS>;
   constexpr int kCount = ROWS * kPerRow;
 #pragma unroll
   for (int i = 0; i < (kCount + 31) / 32; ++i) {
@@ -63,7 +69,7 @@ __device__ __forceinline__ void copy_rows(Element* to, const Rows& from, int lan
     if (kCount % 32 != 0 && index >= kCount) break;
     const int row = index / kPerRow, column = index % kPerRow * kWidth;
     const Element* source = from.from + row * from.row_stride;
-    const int first = column - (kShifted<ACCESS> ? is_second_half(source) : 0);  // of the chunk's elements
+    const int first = column - shift_of_row<ACCESS>(source);  // of the chunk's elements
     if (row < from.rows && first + kWidth > from.first && first < from.past)
       async_copy<kBytes>(to + row * PITCH + column, source + first);
   }

@@ -51,46 +51,71 @@ __device__ __forceinline__ Elements<COUNT> read_elements(const Element* from) {
   return *reinterpret_cast<const Elements<COUNT>*>(from);
 }
 
-// ---- rows that begin in a word's second half ----
+// ---- rows that begin within a word or window ----
 
-// By how many elements the rows of a tensor's tiles are shifted: those of even and of odd steps; where rows are
-// channels or states, the one that the lane reads, twice.
+// By how many elements the rows of a tensor's tiles are shifted: where rows are channels or states, that of the lane's.
+// Tiles have whole words or windows of steps, so that it is the same for all of them.
+template <int ACCESS>
 struct Shift {
-  int even = 0, odd = 0;
-  __device__ __forceinline__ int of_step(int step) const { return step % 2 == 0 ? even : odd; }
+  int first = 0;
+  int other = 0;  // in words the shift of odd steps; in windows how many elements later each step begins than the last
+  __device__ __forceinline__ int of_step(int step) const {
+    if constexpr (!kShifted<ACCESS>) return 0;
+    if constexpr (kSeqContiguous) return first;
+    if constexpr (ACCESS == kWords) return step % 2 == 0 ? first : other;
+    return (first + step * other) & (kShifts<ACCESS> - 1);
+  }
 };
 
-// Tiles have an even number of steps, so that it is the same for all of them.
 template <int ACCESS>
-__device__ __forceinline__ Shift shift_of(const SequenceTensor& x, const Row& row, LaneId id) {
+__device__ __forceinline__ Shift<ACCESS> shift_of(const SequenceTensor& x, const Row& row, LaneId id) {
   if constexpr (!kShifted<ACCESS>) return {};
   const Element* first = sequence_rows(x, row, 0, kTile, kWarpChannels).from;
-  if constexpr (kSeqContiguous) {
-    const int shift = is_second_half(first + channel_of(id, 0) * x.dim_stride);
-    return {shift, shift};
-  } else {
-    return {is_second_half(first), is_second_half(first + x.seq_stride)};
-  }
+  if constexpr (kSeqContiguous) return {shift_of_row<ACCESS>(first + channel_of(id, 0) * x.dim_stride), 0};
+  if constexpr (ACCESS == kWords) return {shift_of_row<ACCESS>(first), shift_of_row<ACCESS>(first + x.seq_stride)};
+  return {shift_of_row<ACCESS>(first), static_cast<int>(x.seq_stride) & (kShifts<ACCESS> - 1)};
 }
 
-// COUNT elements of a row from element `first` on, which is even if COUNT is.
+// COUNT elements of a shifted row from element `first` on, which is even if COUNT is: adjacent words, from the one that
+// holds the first element.
+template <int COUNT>
+__device__ __forceinline__ Elements<COUNT> shift_words(const unsigned* words, int shift) {
+  Elements<COUNT> out;
+#pragma unroll
+  for (int i = 0; i < COUNT / 2; ++i)
+    reinterpret_cast<unsigned*>(&out)[i] = __funnelshift_r(words[i], words[i + 1], 16 * (shift % 2));
+  return out;
+}
+
+// The same of whole vectors, `first` being a multiple of 8: words at different distances in different lanes would meet
+// in the same banks, so vectors are read and words chosen among.
+template <int COUNT>
+__device__ __forceinline__ Elements<COUNT> read_vectors(const Element* from, int shift) {
+  constexpr int kWordsRead = COUNT / 2 + 4;
+  unsigned words[kWordsRead];
+#pragma unroll
+  for (int i = 0; i < kWordsRead; i += 4) {
+    const uint4 vector = *reinterpret_cast<const uint4*>(from + 2 * i);
+    words[i] = vector.x, words[i + 1] = vector.y, words[i + 2] = vector.z, words[i + 3] = vector.w;
+  }
+#pragma unroll
+  for (int i = 0; i + 2 < kWordsRead; ++i) words[i] = (shift & 4) != 0 ? words[i + 2] : words[i];
+#pragma unroll
+  for (int i = 0; i + 3 < kWordsRead; ++i) words[i] = (shift & 2) != 0 ? words[i + 1] : words[i];
+  return shift_words<COUNT>(words, shift);
+}
+
+// COUNT elements of a row from element `first` on, which is a multiple of COUNT.
 template <int ACCESS, int COUNT>
 __device__ __forceinline__ Elements<COUNT> read_row(const Element* row, int first, int shift) {
   if constexpr (!kShifted<ACCESS>) {
     return read_elements<COUNT>(row + first);
   } else if constexpr (COUNT == 1) {
     return {row[first + shift]};
+  } else if constexpr (ACCESS == kWindows && COUNT % 8 == 0) {
+    return read_vectors<COUNT>(row + first, shift);
   } else {
-    const unsigned* words = reinterpret_cast<const unsigned*>(row + first);
-    Elements<COUNT> out;
-    unsigned word = words[0];
-#pragma unroll
-    for (int i = 0; i < COUNT / 2; ++i) {
-      const unsigned next = words[i + 1];
-      reinterpret_cast<unsigned*>(&out)[i] = __funnelshift_r(word, next, 16 * shift);
-      word = next;
-    }
-    return out;
+    return shift_words<COUNT>(reinterpret_cast<const unsigned*>(row + first) + shift / 2, shift);
   }
 }
 
@@ -110,17 +135,18 @@ __device__ __forceinline__ void expand_words(const ProjectionTensor& tensor, con
   for (int base = 0; base < kDState; base += kAcross) {
     const int n = base + lane % kAcross;
     if (kDState % kAcross != 0 && n >= kDState) break;
-    Shift shift;
+    int of_even = 0, of_odd = 0;  // shifts of steps lane_step and lane_step + 1
     if constexpr (kShifted<ACCESS> && ORDER == 1)
-      shift.even = shift.odd = is_second_half(first + n * tensor.state_stride);
-    if constexpr (kShifted<ACCESS> && ORDER == 0)
-      shift = {is_second_half(first + lane_step * tensor.seq_stride),
-               is_second_half(first + (lane_step + 1) * tensor.seq_stride)};
+      of_even = of_odd = shift_of_row<ACCESS>(first + n * tensor.state_stride);
+    if constexpr (kShifted<ACCESS> && ORDER == 0) {
+      of_even = shift_of_row<ACCESS>(first + lane_step * tensor.seq_stride);
+      of_odd = shift_of_row<ACCESS>(first + (lane_step + 1) * tensor.seq_stride);
+    }
 #pragma unroll
     for (int down = 0; down < kTile; down += kDown) {
       const int step = down + lane_step;
       const int place = ORDER == 1 ? n * kPitched + (kReverse ? kTile - 1 - step : step) : step * kPitched + n;
-      to[step * kPaddedStates + place_of_state(n)] = to_float(from[place + shift.of_step(down)]);
+      to[step * kPaddedStates + place_of_state(n)] = to_float(from[place + (down % 2 == 0 ? of_even : of_odd)]);
     }
   }
 }
@@ -282,12 +308,12 @@ struct DeltaReader {
 #pragma unroll
     for (int i = 0; i < kRead; ++i)
       raw_[i] = read_row<MS_DELTA_ACCESS, kReadSteps>(tile + channel_of(id, channel + i) * kPitch<MS_DELTA_ACCESS>,
-                                                      place_of_steps<kReadSteps>(first), shift_.even);
+                                                      place_of_steps<kReadSteps>(first), shift_.first);
 #else
 #pragma unroll
     for (int t = 0; t < kReadSteps; ++t)
       raw_[t] = read_row<MS_DELTA_ACCESS, kRead>(tile + (first + t) * kPitch<MS_DELTA_ACCESS>, channel_of(id, channel),
-                                                 shift_.of_step(kReadSteps % 2 == 0 ? t : first + t));
+                                                 shift_.of_step(kReadSteps % kShifts<MS_DELTA_ACCESS> == 0 ? t : first + t));
 #endif
   }
 
@@ -314,7 +340,7 @@ struct DeltaReader {
 
  private:
   enum : int { kRead = kOwnsDelta ? kOwned : kChannels, kReadSteps = kOwnsDelta ? kOwnedSteps : kSteps };
-  Shift shift_;
+  Shift<MS_DELTA_ACCESS> shift_;
 #if MS_SEQ_CONTIGUOUS
   Elements<kReadSteps> raw_[kRead];
 #else
@@ -336,10 +362,10 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shar
     const int step = begin + i / kWarpChannels, channel = i % kWarpChannels;
     const int r = kSeqContiguous ? channel : step;
     const int place = kSeqContiguous ? (kReverse ? kTile - 1 - step : step) : channel;
-    const auto shift = [&](const Rows& rows) { return is_second_half(rows.from + r * rows.row_stride); };
-    from_float(0.0f, stage.u[r * kPitch<MS_U_ACCESS> + place + (kShifted<MS_U_ACCESS> ? shift(u) : 0)]);
-    from_float(missing_delta,
-               stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + (kShifted<MS_DELTA_ACCESS> ? shift(delta) : 0)]);
+    const int u_shift = shift_of_row<MS_U_ACCESS>(u.from + r * u.row_stride);
+    const int delta_shift = shift_of_row<MS_DELTA_ACCESS>(delta.from + r * delta.row_stride);
+    from_float(0.0f, stage.u[r * kPitch<MS_U_ACCESS> + place + u_shift]);
+    from_float(missing_delta, stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + delta_shift]);
   }
   if constexpr (kReadsRawB) {
     for (int i = lane; i < (end - begin) * kDState; i += 32) {
@@ -357,17 +383,17 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shar
 
 // kSteps steps of u for the lane's channels.
 struct InputReader {
-  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id, Shift shift) {
+  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id, Shift<MS_U_ACCESS> shift) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r)
       raw_[r] = read_row<MS_U_ACCESS, kSteps>(tile + channel_of(id, r) * kPitch<MS_U_ACCESS>,
-                                              place_of_steps<kSteps>(first), shift.even);
+                                              place_of_steps<kSteps>(first), shift.first);
 #else
 #pragma unroll
     for (int t = 0; t < kSteps; ++t)
       raw_[t] = read_row<MS_U_ACCESS, kChannels>(tile + (first + t) * kPitch<MS_U_ACCESS>, channel_of(id, 0),
-                                                 shift.of_step(t));
+                                                 shift.of_step(kSteps % kShifts<MS_U_ACCESS> == 0 ? t : first + t));
 #endif
   }
 

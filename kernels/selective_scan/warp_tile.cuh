@@ -85,13 +85,16 @@ constexpr int kOwnedSteps = kSteps / kStepShares;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Rows of a tile are moved element by element, which any strides allow; in words of 4 bytes, which adjacent elements
-// allow wherever a row begins; or in the widest vectors that rows divide into, if all rows are aligned to them.
-enum Access { kElementwise, kWords, kVectors };
+// allow wherever a row begins; in the widest vectors that rows divide into, if all rows are aligned to them; or else, of
+// 16-bit elements, in windows: the aligned chunks of 16 bytes that a row lies in, one more than it would fill.
+enum Access { kElementwise, kWords, kVectors, kWindows };
 
-// Rows of 16-bit elements that are moved in words begin in a word's second half if they do so in global memory: shifted
-// by one element.
+// Rows that are moved in words or windows need not begin with one. In shared memory they begin as many elements later
+// as in global memory, less than this many: they are shifted.
 template <int ACCESS>
-constexpr bool kShifted = ACCESS == kWords && kElementBytes == 2;
+constexpr int kShifts = ACCESS == kWindows ? 16 / kElementBytes : ACCESS == kWords ? 4 / kElementBytes : 1;
+template <int ACCESS>
+constexpr bool kShifted = kShifts<ACCESS> > 1;
 
 // Elements from one row of a tile of u, delta or z to the next in shared memory. A channel's row of steps is padded to
 // an odd number of 16-byte vectors, or of words: lanes read the same steps of adjacent rows, which then lie in
@@ -99,13 +102,13 @@ constexpr bool kShifted = ACCESS == kWords && kElementBytes == 2;
 constexpr int kSequenceRows = kSeqContiguous ? kWarpChannels : kTile;
 constexpr int kSequenceColumns = kSeqContiguous ? kTile : kWarpChannels;
 template <int ACCESS>
-constexpr int kPitch = kShifted<ACCESS> ? kSequenceColumns / 2 * 2 + 2
+constexpr int kPitch = kShifted<ACCESS> ? (kSequenceColumns / kShifts<ACCESS> + 1) * kShifts<ACCESS>
                        : kSeqContiguous ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes)
                                         : kWarpChannels;
 // Outputs replace u, unshifted: where u is, they lie where u of the step or channel before was. Those of steps that are
-// scanned backwards would lie where u of the next one still is, but for two elements, a word.
+// scanned backwards would lie where u of the next one still is, but for a word or window.
 constexpr int kOutputPitch = kPitch<MS_U_ACCESS>;
-constexpr int kOutputPlace = kShifted<MS_U_ACCESS> && kSeqContiguous && kReverse ? 2 : 0;
+constexpr int kOutputPlace = kShifted<MS_U_ACCESS> && kSeqContiguous && kReverse ? kShifts<MS_U_ACCESS> : 0;
 
 // Does every lane read B or C of its one state from where copies have brought them? In relay.cu, where channels are too
 // few for fp32 ones to be worth waiting for.
@@ -132,6 +135,9 @@ static_assert(32 % kLanes == 0 && kPaddedStates >= kDState, "states must fit the
 static_assert((kChannels & (kChannels - 1)) == 0, "channels per lane are halved when sums are reduced");
 static_assert(kParts == 1 || (MS_B_ORDER != 1 && MS_C_ORDER != 1), "complex numbers are copied pair by pair");
 static_assert(!kPrepared || (kParts == 1 && MS_B_ORDER != 3), "what is constant in time, or complex, is not prepared");
+static_assert((MS_U_ACCESS != kWindows && MS_DELTA_ACCESS != kWindows && MS_Z_ACCESS != kWindows) ||
+                  (kElementBytes == 2 && kTile % 8 == 0 && kSequenceColumns % 8 == 0 && kSequenceColumns <= 32),
+              "rows fill windows, and those of a lane are shifted alike");
 static_assert(kTile % 4 == 0, "prepared tiles are copied in chunks of 16 bytes");
 static_assert(kStages >= 2, "a tile is copied while another is computed");
 static_assert(kChannels == 1 || !(kShifted<MS_U_ACCESS> || kShifted<MS_DELTA_ACCESS> || kShifted<MS_Z_ACCESS>),

@@ -82,6 +82,14 @@ def _cache(options: argparse.Namespace) -> int:
     return 0
 
 
+def _failed_problem(problem: dict[str, Any]) -> str:
+    def error(name: str) -> str:
+        value = problem[f"relative_error_{name}"]
+        return f"{name} {'not finite' if value is None else f'{value:.1e}'} (tolerance {problem[f'tolerance_{name}']:.1e})"
+
+    return f"{problem['shape']}, {problem['dtype']}, {problem['features']}: error of {error('y')}, of {error('state')}"
+
+
 def _self_test(options: argparse.Namespace) -> int:
     report = control.self_test(problems=options.problems, seed=options.seed)
     if options.json:
@@ -93,6 +101,9 @@ def _self_test(options: argparse.Namespace) -> int:
             note = f" ({backend['error']})" if backend.get("error") else ""
             name = f"{backend['backend']} {backend['name']}"
             print(f"{name}: {passed} of {len(problems)} problems within tolerance{note}")
+            for problem in problems:
+                if not problem["passed"]:
+                    print(f"  {_failed_problem(problem)}")
         print(f"seed {report['seed']}: {'passed' if report['passed'] else 'FAILED'}")
     return 0 if report["passed"] else 1
 

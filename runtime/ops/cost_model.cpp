@@ -49,6 +49,7 @@ double chunks_of_lane(const ForwardVariant& v, Access access) {
 double copies_of_tile(const ForwardVariant& v, Access access) {
   if (access == Access::kElementwise) return 100 * chunks_of_lane(v, access);
   if (access == Access::kVectors) return 17.5 * chunks_of_lane(v, access);
+  if (access == Access::kWindows) return 17.5 * (chunks_of_lane(v, access) + 1);  // the last windows of rows besides
   return 25.5 * (chunks_of_lane(v, access) + (v.dtype == DType::kFloat32 ? 0 : 1));  // the last halves of rows besides
 }
 
@@ -69,7 +70,10 @@ double owned(const ForwardVariant& v) {
 }
 
 // Reading rows that may begin in the middle of a word.
-double shifted(const ForwardVariant& v) { return v.u_access == Access::kWords && v.dtype != DType::kFloat32 ? 19 : 0; }
+double shifted(const ForwardVariant& v) {
+  if (v.u_access == Access::kWindows) return 23;
+  return v.u_access == Access::kWords && v.dtype != DType::kFloat32 ? 19 : 0;
+}
 
 // All but what states take.
 double besides_states(const ForwardVariant& v) {

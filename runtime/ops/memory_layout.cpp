@@ -16,14 +16,16 @@ static Index step_direction(const SelectiveScanProblem& problem) { return proble
 SelectiveScanProblem in_scan_order(SelectiveScanProblem problem) {
   if (!problem.reverse) return problem;
   const Index last = std::max<Index>(problem.seqlen - 1, 0);
-  const auto turn = [&](auto& tensor) {
+  // A single step counts as adjacent to others whatever its stride, by which kernels then find where a tile begins.
+  const bool one_step = problem.seqlen == 1, seq_contiguous = problem.y.seq_stride == 1;
+  const auto turn = [&](auto& tensor, bool adjacent) {
     if (tensor.data != nullptr)
       tensor.data = static_cast<char*>(tensor.data) + last * tensor.seq_stride * element_size(problem.dtype);
-    tensor.seq_stride = -tensor.seq_stride;
+    tensor.seq_stride = one_step && adjacent ? -1 : -tensor.seq_stride;
   };
-  for (SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.z, &problem.y}) turn(*tensor);
+  for (SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.z, &problem.y}) turn(*tensor, seq_contiguous);
   for (ProjectionTensor* tensor : {&problem.B, &problem.C})
-    if (!tensor->constant) turn(*tensor);
+    if (!tensor->constant) turn(*tensor, true);
   return problem;
 }
 

@@ -11,7 +11,7 @@ namespace mamba_scan::ops {
 enum class ProjectionOrder : std::int8_t { kStates = 0, kSteps = 1, kStrided = 2, kConstant = 3 };
 
 // How a tensor's tiles are moved: MS_*_ACCESS (warp_tile.cuh).
-enum class Access : std::int8_t { kElementwise = 0, kWords = 1, kVectors = 2 };
+enum class Access : std::int8_t { kElementwise = 0, kWords = 1, kVectors = 2, kWindows = 3 };
 
 int element_size(DType dtype);
 

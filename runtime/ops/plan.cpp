@@ -117,22 +117,39 @@ void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
   v.c_order = C.order, v.c_access = C.access;
 }
 
+// Words or windows: rows that begin anywhere.
+bool is_unaligned(Access access) { return access == Access::kWords || access == Access::kWindows; }
+
+// Windows take fewer copies than words, but more shared memory. Those of a lane lie in rows that must be shifted alike: as
+// many rows apart as fit 32 lanes, and a multiple of the elements of a window. Where rows are short ones of steps, many
+// states do better with words, whose tiles may be twice as long, and whose copies the L1 cache serves.
+bool has_windows(const ForwardVariant& v) {
+  constexpr int kElements = 8;  // of 16 bits
+  const bool fits = element_size(v.dtype) == 2 && v.channels == 1 && v.tile_columns() % kElements == 0 &&
+                    v.tile_columns() <= 32 && v.tile % kElements == 0;
+  if (v.warps > 1) return fits && v.seq_contiguous && v.lanes > 1 && v.states >= 4;  // whose lanes read few words each
+  return fits && (!v.seq_contiguous || (v.lanes <= 2 && v.states <= 10));
+}
+
 // Where u is shifted in shared memory, y is not stored from there in vectors.
 void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
   const auto access = [&](const SequenceTensor& x) {
     return access_of(x, problem, v.seq_contiguous, v.tile_columns());
   };
-  v.u_access = access(problem.u);
-  v.delta_access = access(problem.delta);
-  v.z_access = v.has_z ? access(problem.z) : Access::kVectors;
+  const auto input_access = [&](const SequenceTensor& x) {
+    return access(x) == Access::kWords && has_windows(v) ? Access::kWindows : access(x);
+  };
+  v.u_access = input_access(problem.u);
+  v.delta_access = input_access(problem.delta);
+  v.z_access = v.has_z ? input_access(problem.z) : Access::kVectors;
   v.y_access = access(problem.y);
-  if (v.u_access == Access::kWords && v.y_access == Access::kVectors) v.y_access = Access::kWords;
+  if (is_unaligned(v.u_access) && v.y_access == Access::kVectors) v.y_access = Access::kWords;
 }
 
 // Are there rows that may begin in a word's second half? Only a single channel of a lane can be read from these.
 bool is_shifted(const ForwardVariant& v) {
-  const auto in_words = [](Access access) { return access == Access::kWords; };
-  return element_size(v.dtype) == 2 && (in_words(v.u_access) || in_words(v.delta_access) || in_words(v.z_access));
+  return element_size(v.dtype) == 2 &&
+         (is_unaligned(v.u_access) || is_unaligned(v.delta_access) || is_unaligned(v.z_access));
 }
 
 bool has_details(const PlanChoice& choice) {
@@ -195,7 +212,9 @@ bool has_adjacent_steps(const ForwardVariant& v) {
 // Rows of `row` adjacent elements, row_stride apart; tiles of `advance` elements.
 TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Access access) {
   const int columns = static_cast<int>(row);
-  const int width = access == Access::kWords ? 4 / element_size(dtype) : copy_width(columns, dtype);
+  const int width = access == Access::kWords     ? 4 / element_size(dtype)
+                    : access == Access::kWindows ? 16 / element_size(dtype)
+                                                 : copy_width(columns, dtype);
   if (access == Access::kElementwise || width == 0 || columns % width != 0 || 32 % (columns / width) != 0)
     return {0, 0};
   return {32 / (columns / width) * row_stride * element_size(dtype), advance * element_size(dtype)};
@@ -234,7 +253,7 @@ void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params)
 void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, ForwardVariant& v) {
   constexpr int kEnough = 12;
   const bool is_fp32 = v.dtype == DType::kFloat32;
-  if (v.is_complex || v.u_access != Access::kWords || v.tile * element_size(v.dtype) != 32) return;
+  if (v.is_complex || !is_unaligned(v.u_access) || v.tile * element_size(v.dtype) != 32) return;
   if (!is_fp32 && (!v.seq_contiguous || v.lanes > 2)) return;
   ForwardVariant longer = v;
   longer.tile *= 2;
@@ -492,7 +511,7 @@ void use_segments(const Candidate& chosen, const driver::DeviceReport& device, F
 // of memory with the rows beside them.
 void deal_out_rows_alike(ForwardPlan& plan) {
   auto& params = plan.params;
-  const double allowed = plan.variant.u_access == Access::kWords ? 0.9 : 0.985;
+  const double allowed = is_unaligned(plan.variant.u_access) ? 0.9 : 0.985;
   const int rows = params.tiles / params.tiles_per_row, of_row = params.slots / rows;
   if (of_row < 2 || rows * of_row < allowed * params.slots) return;
   params.slots_per_row = of_row;
@@ -634,6 +653,7 @@ std::size_t ForwardVariant::shared_bytes() const {
   const auto is_shifted_row = [&](Access access) { return access == Access::kWords && element == 2; };
   const auto sequence = [&](Access access) {
     const int rows = tile_rows(), columns = tile_columns();
+    if (access == Access::kWindows) return aligned(rows * (columns * element + 16));
     if (is_shifted_row(access)) return aligned(rows * (columns / 2 * 2 + 2) * element);
     return aligned(rows * (seq_contiguous ? (columns * element / 16 | 1) * 16 : columns * element));
   };

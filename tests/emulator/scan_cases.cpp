@@ -72,6 +72,36 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add(by_steps ? "DenseOddSteps" : "DenseOddChannels", f16, layout).everything();
     scan.spacing = Spacing::kDense, scan.dim = 77, scan.dstate = 13, scan.batch = 2, scan.seqlens = {31, 33, 49};
   }
+  // Rows that begin anywhere in a window of 16 bytes, of few states; channels that end before, in and after the last one;
+  // whole and cut.
+  for (const Layout layout : {steps, channels})
+    for (const Index dim : {25, 31, 63})
+      for (const bool cut : {false, true}) {
+        ScanCase& scan = add(layout == steps ? "WindowsOfSteps" : "WindowsOfChannels", dim == 31 ? bf16 : f16, layout);
+        scan.name += std::to_string(dim) + (cut ? "Cut" : "");
+        scan.everything().spacing = Spacing::kDense;
+        scan.dim = dim, scan.dstate = 5, scan.batch = dim == 63 ? 1 : 2, scan.reverse = dim == 63;
+        scan.seqlens = {cut ? 257 : 35, 150};
+        scan.choice.lanes = 1, scan.choice.cut = cut;
+      }
+  for (const Spacing spacing : {Spacing::kDense, Spacing::kPadded, Spacing::kShifted})
+    for (const Layout layout : {steps, channels})
+      for (const bool constant : {false, true}) {
+        ScanCase& scan = add(layout == steps ? "OneStateOfSteps" : "OneStateOfChannels", bf16, layout).everything();
+        scan.name += std::to_string(static_cast<int>(spacing)) + (constant ? "ConstantB" : "");
+        scan.spacing = spacing, scan.constant_B = constant, scan.reverse = true;
+        scan.dim = 10, scan.ngroups = 2, scan.dstate = 1, scan.batch = 3, scan.seqlens = {1, 2, 19};
+      }
+  {
+    ScanCase& scan = add("WindowsOfFourSteps", f16, channels).everything();  // not as many as a window has elements
+    scan.spacing = Spacing::kDense, scan.dim = 33, scan.dstate = 16, scan.seqlens = {45};
+    scan.choice = {1, 1, false, 16, 4, 2, 8};
+  }
+  {
+    ScanCase& scan = add("WindowsOfSixteenSteps", bf16, steps).everything();
+    scan.spacing = Spacing::kDense, scan.dim = 33, scan.dstate = 4, scan.seqlens = {45, 71};
+    scan.choice = {1, 1, false, 32, 16, 2, 8};
+  }
   for (const Index dstate : {1, 3, 23, 33}) {
     ScanCase& scan = add("DenseOddStates", dstate == 23 ? f32 : bf16, dstate == 3 ? channels : steps).everything();
     scan.name += std::to_string(dstate);
