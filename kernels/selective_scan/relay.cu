@@ -48,8 +48,8 @@ static_assert(kHeld % kHeldVector == 0 && (kHeldVector & (kHeldVector - 1)) == 0
 constexpr int kInputChannels = kSharesInputs ? kOwned : kChannels;
 constexpr int kInputSteps = kSharesInputs ? kOwnedSteps : kTile;
 
-// Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, bias of
-// the channels whose delta it evaluates, D of those that it owns.
+// Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, bias
+// of the channels whose delta it evaluates, D of those that it owns.
 constexpr int kBiases = !MS_HAS_BIAS ? 0 : kOwnsDelta ? kOwned : kChannels;
 constexpr int kSkips = MS_HAS_D ? kOwned : 0;
 

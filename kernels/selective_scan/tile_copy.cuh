@@ -3,8 +3,9 @@
 // step where this takes 4.
 //
 // A tile is rows of adjacent bytes, divided into chunks of 16 bytes, or of 8 or 4 where rows divide into no larger
-// ones, or are not aligned to these. Chunk i * 32 + lane is the lane's i-th: all in the same column where the chunks of a row divide 32, so that
-// they lie a constant TileSteps::between apart. For instance the 32 channels of 16-bit elements of a tile of 16 steps:
+// ones, or are not aligned to these. Chunk i * 32 + lane is the lane's i-th: all in the same column where the chunks of
+// a row divide 32, so that they lie a constant TileSteps::between apart. For instance the 32 channels of 16-bit
+// elements of a tile of 16 steps:
 //
 //   chunk of the row     0    1    2    3
 //   step 0    lane       0    1    2    3
@@ -24,9 +25,7 @@ namespace {
 // PITCH: elements from a row to the next in shared memory.
 template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 struct Chunks {
-  static constexpr int kBytes = ACCESS == kWords     ? 4
-                                : ACCESS == kWindows ? 16
-                                                     : kChunkBytes<COLUMNS * kElementBytes>;
+  static constexpr int kBytes = ACCESS == kWords ? 4 : ACCESS == kWindows ? 16 : kChunkBytes<COLUMNS * kElementBytes>;
   static constexpr int kPerRow = COLUMNS * kElementBytes < kBytes ? 1 : COLUMNS * kElementBytes / kBytes;
   static constexpr int kCount = ROWS * kPerRow;
   static constexpr int kPerLane = (kCount + 31) / 32;

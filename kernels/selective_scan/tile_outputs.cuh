@@ -18,7 +18,8 @@ __device__ __forceinline__ bool stores_outputs(LaneId id) {
 
 // The same channels and steps of a tile of u or z, which is moved as ACCESS says.
 template <int ACCESS>
-__device__ __forceinline__ void read_owned(const Element* tile, int first, LaneId id, Shift<ACCESS> shift, Outputs& to) {
+__device__ __forceinline__ void read_owned(const Element* tile, int first, LaneId id, Shift<ACCESS> shift,
+                                           Outputs& to) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {

@@ -31,8 +31,8 @@ __device__ __forceinline__ constexpr int place_of_state(int n) {
 }
 
 // Do a tile's states lie in the order of their numbers, without padding?
-constexpr bool kStayInOrder = kPaddedStates == kDState && (kLanes == 1 || kStates == 1 ||
-                                                            (!kInterleavedStates && kStateVector == kStates));
+constexpr bool kStayInOrder =
+    kPaddedStates == kDState && (kLanes == 1 || kStates == 1 || (!kInterleavedStates && kStateVector == kStates));
 
 // Which state lies at a place, of those that are not interleaved.
 __device__ __forceinline__ constexpr int state_at_place(int place) {
@@ -255,7 +255,8 @@ __device__ __forceinline__ void read_states(const float* step, int part, int fir
   }
 }
 
-// B or C of step t and the lane's one state, if lanes read them raw. Where steps are adjacent, several are read at once.
+// B or C of step t and the lane's one state, if lanes read them raw. Where steps are adjacent, several are read at
+// once.
 template <int ORDER>
 __device__ __forceinline__ float read_raw(const Element* tile, int part, int t) {
   if constexpr (ORDER == 0) {
@@ -263,7 +264,8 @@ __device__ __forceinline__ float read_raw(const Element* tile, int part, int t) 
   } else {
     constexpr int kTogether = kTile < 8 ? kTile : 8;
     const int place = kReverse ? kTile - 1 - t : t;
-    const auto steps = read_elements<kTogether>(tile + part * kProjectionPitch<1, kVectors> + place / kTogether * kTogether);
+    const auto steps =
+        read_elements<kTogether>(tile + part * kProjectionPitch<1, kVectors> + place / kTogether * kTogether);
     return to_float(steps.value[place % kTogether]);
   }
 }
@@ -312,8 +314,9 @@ struct DeltaReader {
 #else
 #pragma unroll
     for (int t = 0; t < kReadSteps; ++t)
-      raw_[t] = read_row<MS_DELTA_ACCESS, kRead>(tile + (first + t) * kPitch<MS_DELTA_ACCESS>, channel_of(id, channel),
-                                                 shift_.of_step(kReadSteps % kShifts<MS_DELTA_ACCESS> == 0 ? t : first + t));
+      raw_[t] =
+          read_row<MS_DELTA_ACCESS, kRead>(tile + (first + t) * kPitch<MS_DELTA_ACCESS>, channel_of(id, channel),
+                                           shift_.of_step(kReadSteps % kShifts<MS_DELTA_ACCESS> == 0 ? t : first + t));
 #endif
   }
 

@@ -85,14 +85,16 @@ constexpr int kOwnedSteps = kSteps / kStepShares;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Rows of a tile are moved element by element, which any strides allow; in words of 4 bytes, which adjacent elements
-// allow wherever a row begins; in the widest vectors that rows divide into, if all rows are aligned to them; or else, of
-// 16-bit elements, in windows: the aligned chunks of 16 bytes that a row lies in, one more than it would fill.
+// allow wherever a row begins; in the widest vectors that rows divide into, if all rows are aligned to them; or else,
+// of 16-bit elements, in windows: the aligned chunks of 16 bytes that a row lies in, one more than it would fill.
 enum Access { kElementwise, kWords, kVectors, kWindows };
 
 // Rows that are moved in words or windows need not begin with one. In shared memory they begin as many elements later
 // as in global memory, less than this many: they are shifted.
 template <int ACCESS>
-constexpr int kShifts = ACCESS == kWindows ? 16 / kElementBytes : ACCESS == kWords ? 4 / kElementBytes : 1;
+constexpr int kShifts = ACCESS == kWindows ? 16 / kElementBytes
+                        : ACCESS == kWords ? 4 / kElementBytes
+                                           : 1;
 template <int ACCESS>
 constexpr bool kShifted = kShifts<ACCESS> > 1;
 
@@ -113,8 +115,8 @@ constexpr int kOutputPlace = kShifted<MS_U_ACCESS> && kSeqContiguous && kReverse
 // Does every lane read B or C of its one state from where copies have brought them? In relay.cu, where channels are too
 // few for fp32 ones to be worth waiting for.
 template <int ORDER, int ACCESS>
-constexpr bool kReadsRaw = kWarps > 1 && kStates == 1 && kLanes >= 16 && kPaddedStates == kDState && ORDER < 2 &&
-                           ACCESS == kVectors;
+constexpr bool kReadsRaw =
+    kWarps > 1 && kStates == 1 && kLanes >= 16 && kPaddedStates == kDState&& ORDER < 2 && ACCESS == kVectors;
 constexpr bool kReadsRawB = kReadsRaw<MS_B_ORDER, MS_B_ACCESS>;
 constexpr bool kReadsRawC = kReadsRaw<MS_C_ORDER, MS_C_ACCESS>;
 
@@ -124,10 +126,10 @@ constexpr int kProjectionRows = ORDER == 1 ? kDState : kTile;
 template <int ORDER>
 constexpr int kProjectionColumns = ORDER == 1 ? kTile : kDState * kParts;
 template <int ORDER, int ACCESS>
-constexpr int kProjectionPitch = kShifted<ACCESS> ? kProjectionColumns<ORDER> / 2 * 2 + 2
-                                 : ORDER == 1 && kReadsRaw<ORDER, ACCESS>
-                                     ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes)
-                                     : kProjectionColumns<ORDER>;
+constexpr int kProjectionPitch =
+    kShifted<ACCESS>                         ? kProjectionColumns<ORDER> / 2 * 2 + 2
+    : ORDER == 1 && kReadsRaw<ORDER, ACCESS> ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes)
+                                             : kProjectionColumns<ORDER>;
 template <int ORDER, int ACCESS>
 constexpr int kProjectionElements = ORDER == 3 ? 1 : kProjectionRows<ORDER> * kProjectionPitch<ORDER, ACCESS>;
 

@@ -84,8 +84,8 @@ def _cache(options: argparse.Namespace) -> int:
 
 def _failed_problem(problem: dict[str, Any]) -> str:
     def error(name: str) -> str:
-        value = problem[f"relative_error_{name}"]
-        return f"{name} {'not finite' if value is None else f'{value:.1e}'} (tolerance {problem[f'tolerance_{name}']:.1e})"
+        value, tolerance = problem[f"relative_error_{name}"], problem[f"tolerance_{name}"]
+        return f"{name} {'not finite' if value is None else f'{value:.1e}'} (tolerance {tolerance:.1e})"
 
     return f"{problem['shape']}, {problem['dtype']}, {problem['features']}: error of {error('y')}, of {error('state')}"
 

@@ -49,7 +49,7 @@ double chunks_of_lane(const ForwardVariant& v, Access access) {
 double copies_of_tile(const ForwardVariant& v, Access access) {
   if (access == Access::kElementwise) return 100 * chunks_of_lane(v, access);
   if (access == Access::kVectors) return 17.5 * chunks_of_lane(v, access);
-  if (access == Access::kWindows) return 17.5 * (chunks_of_lane(v, access) + 1);  // the last windows of rows besides
+  if (access == Access::kWindows) return 17.5 * (chunks_of_lane(v, access) + 1);     // the last windows of rows besides
   return 25.5 * (chunks_of_lane(v, access) + (v.dtype == DType::kFloat32 ? 0 : 1));  // the last halves of rows besides
 }
 

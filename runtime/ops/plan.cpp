@@ -90,8 +90,8 @@ Index rows_of(const SelectiveScanProblem& problem, const ForwardVariant& v) {
 // A lane holds 16 states of a channel at most.
 int fewest_lanes(int dstate) { return std::min(32, next_power_of_two(ceil_div(dstate, 16))); }
 
-// States of a lane that has an odd number of many: these would be read one by one from shared memory, and one more, which
-// is only padding, may cost less.
+// States of a lane that has an odd number of many: these would be read one by one from shared memory, and one more,
+// which is only padding, may cost less.
 int padded_states(const ForwardVariant& v, int lanes) {
   constexpr int kMany = 9;
   const int states = ceil_div<int>(v.dstate, lanes);
@@ -120,9 +120,9 @@ void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
 // Words or windows: rows that begin anywhere.
 bool is_unaligned(Access access) { return access == Access::kWords || access == Access::kWindows; }
 
-// Windows take fewer copies than words, but more shared memory. Those of a lane lie in rows that must be shifted alike: as
-// many rows apart as fit 32 lanes, and a multiple of the elements of a window. Where rows are short ones of steps, many
-// states do better with words, whose tiles may be twice as long, and whose copies the L1 cache serves.
+// Windows take fewer copies than words, but more shared memory. Those of a lane lie in rows that must be shifted alike:
+// as many rows apart as fit 32 lanes, and a multiple of the elements of a window. Where rows are short ones of steps,
+// many states do better with words, whose tiles may be twice as long, and whose copies the L1 cache serves.
 bool has_windows(const ForwardVariant& v) {
   constexpr int kElements = 8;  // of 16 bits
   const bool fits = element_size(v.dtype) == 2 && v.channels == 1 && v.tile_columns() % kElements == 0 &&
@@ -319,8 +319,8 @@ double clocks_prepared_or_not(const ForwardVariant& v, Index rows, Index slots, 
   return std::min(clocks, clocks_prepared(v, rows, slots, problem, device));
 }
 
-// Rows of this shape, of lanes, channels and states, whole or, where that is possible, cut in time into as many shares as
-// fill all schedulers alike.
+// Rows of this shape, of lanes, channels and states, whole or, where that is possible, cut in time into as many shares
+// as fill all schedulers alike.
 void consider_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                     const ForwardVariant& shape, bool may_cut, Best& best) {
   const PlanChoice wanted = best.details(false);
@@ -663,7 +663,8 @@ std::size_t ForwardVariant::shared_bytes() const {
   };
   const auto raw = [&](ProjectionOrder order, Access access) {
     if (order == ProjectionOrder::kConstant) return aligned(element);
-    if (order == ProjectionOrder::kSteps && is_raw(order, access)) return aligned(dstate * (row * element / 16 | 1) * 16);
+    if (order == ProjectionOrder::kSteps && is_raw(order, access))
+      return aligned(dstate * (row * element / 16 | 1) * 16);
     if (!is_shifted_row(access)) return aligned(row * dstate * element);
     return aligned(order == ProjectionOrder::kSteps ? dstate * (tile + 2) * element
                                                     : tile * (dstate / 2 * 2 + 2) * element);
@@ -846,8 +847,8 @@ Index most_states_at_once(const SelectiveScanProblem& problem) {
   return states_of_slice(problem, fewest_slices(problem));
 }
 
-// Slices of the usual size take the fewest clocks for each state, but every one is several launches: few and short sequences are
-// scanned sooner in fewer slices, which share a channel among more lanes.
+// Slices of the usual size take the fewest clocks for each state, but every one is several launches: few and short
+// sequences are scanned sooner in fewer slices, which share a channel among more lanes.
 ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::DeviceReport& device,
                          const PlanChoice* choice, Preparation preparation) {
   if (choice != nullptr && as_stored.chunk_invariant) choice = nullptr;

@@ -75,8 +75,8 @@ struct ForwardVariant {
 
 constexpr unsigned kForwardBlockThreads = 32;
 
-// Many states are scanned in slices, each a launch of its own (two when cut) that adds its share to the sums over states
-// in scratch memory; the last one finishes y. Slices of the usual size take the least time for each state.
+// Many states are scanned in slices, each a launch of its own (two when cut) that adds its share to the sums over
+// states in scratch memory; the last one finishes y. Slices of the usual size take the least time for each state.
 constexpr Index kUsualStatesOfSlice = 64;
 constexpr Index kMostStatesOfSlice = 128;  // where few and short sequences make slices too dear
 MAMBA_SCAN_API Index most_states_at_once(const SelectiveScanProblem& problem);  // that one launch may scan

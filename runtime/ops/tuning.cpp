@@ -83,8 +83,7 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
   const auto add_all = [&](std::int16_t slices) {
     for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
       for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
-        for (const bool cut : {false, true})
-          add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices});
+        for (const bool cut : {false, true}) add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices});
         for (const std::int16_t warps : {4, 8, 16})
           add({.lanes = lanes, .channels = channels, .warps = warps, .slices = slices});
       }

@@ -366,9 +366,21 @@ TEST(Plan, MovesInWindowsOrWordsWhatIsNotAlignedAndByElementWhatIsNotAdjacent) {
   EXPECT_EQ(unprepared(odd_states).b_access, Access::kWords);
 
   const SelectiveScanProblem odd_length = problem_of(8, 2047, 64, 16, DType::kFloat16, true);
-  EXPECT_EQ(unprepared(odd_length).u_access, Access::kWindows);
+  EXPECT_NE(unprepared(odd_length).u_access, Access::kVectors);
   EXPECT_EQ(unprepared(odd_length).b_order, ProjectionOrder::kSteps);
   EXPECT_EQ(unprepared(odd_length).b_access, Access::kWords);
+  EXPECT_EQ(unprepared(problem_of(8, 2047, 5120, 4, DType::kFloat16, true)).u_access, Access::kWindows);
+  EXPECT_EQ(unprepared(problem_of(8, 2047, 5120, 64, DType::kFloat16, true)).u_access, Access::kWords) << "long tiles";
+  EXPECT_EQ(unprepared(problem_of(8, 2047, 5120, 4, DType::kFloat32, true)).u_access, Access::kWords);
+}
+
+TEST(Plan, ReversesASingleStepOfAnyStride) {
+  SelectiveScanProblem p = problem_of(2, 1, 64, 1);
+  p.reverse = true;
+  p.B.seq_stride = 5;
+  const SelectiveScanProblem reversed = plan_forward(p, device_with(132)).params.problem;
+  EXPECT_EQ(reversed.B.data, p.B.data);
+  EXPECT_EQ(reversed.B.seq_stride, -1) << "by which a tile of steps begins where its last one lies";
 }
 
 TEST(Plan, ReversesByStridesFromTheLastStepOn) {

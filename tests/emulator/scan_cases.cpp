@@ -72,8 +72,8 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add(by_steps ? "DenseOddSteps" : "DenseOddChannels", f16, layout).everything();
     scan.spacing = Spacing::kDense, scan.dim = 77, scan.dstate = 13, scan.batch = 2, scan.seqlens = {31, 33, 49};
   }
-  // Rows that begin anywhere in a window of 16 bytes, of few states; channels that end before, in and after the last one;
-  // whole and cut.
+  // Rows that begin anywhere in a window of 16 bytes, of few states; channels that end before, in and after the last
+  // one; whole and cut.
   for (const Layout layout : {steps, channels})
     for (const Index dim : {25, 31, 63})
       for (const bool cut : {false, true}) {
