@@ -332,7 +332,7 @@ struct DeltaReader {
         value += bias[i];
 #endif
 #if MS_SOFTPLUS
-        value = softplus<MS_DTYPE == 0>(value);
+        value = softplus < MS_DTYPE == 0 || MS_COMPLEX > (value);  // complex states turn by delta, over all steps
 #endif
         // What forget_steps() leaves would become a step of its own.
         if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists(t) ? value : 0.0f;
