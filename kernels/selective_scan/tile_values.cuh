@@ -278,6 +278,9 @@ constexpr bool kSharesInputs = kWarps > 1 && kLanes > 1 && !(kSeqContiguous && k
 // Does a lane evaluate delta of the channels and steps it owns only?
 constexpr bool kOwnsDelta = kSharesInputs || (MS_SOFTPLUS && kLanes > 1);
 
+// Real states forget what delta is off by; complex ones turn by it, over all steps.
+constexpr bool kPreciseDelta = MS_DTYPE == 0 || MS_COMPLEX;
+
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
 // the channels and steps it owns only, and the lanes that share channels exchange them. With kSharesInputs dt is only
 // those: exchanging is left to relay.cu.
@@ -332,7 +335,7 @@ struct DeltaReader {
         value += bias[i];
 #endif
 #if MS_SOFTPLUS
-        value = softplus < MS_DTYPE == 0 || MS_COMPLEX > (value);  // complex states turn by delta, over all steps
+        value = softplus<kPreciseDelta>(value);
 #endif
         // What forget_steps() leaves would become a step of its own.
         if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists(t) ? value : 0.0f;
