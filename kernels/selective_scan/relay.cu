@@ -6,7 +6,10 @@
 //   tile i    warp i % MS_WARPS     take, expand | local pass | wait, hand on | output pass, store
 //   tile i+1  the next warp              take, expand | local pass | wait .... hand on | output pass, store
 //
-//   take, expand   as in forward.cu: a warp copies its own tiles, and reads its own shared memory only
+//   take, expand   as in forward.cu: a warp copies its own tiles, and reads its own shared memory only. Where it has
+//   one
+//                  or two channels, B and C are not expanded but read as they came (kReadsRaw)
+//   inputs         delta and delta * u, each by the lane that owns the step, for all that share the channel
 //   local pass     decay and input of every step, kept in registers; what they make of a state of zero, and how much of
 //                  any other state they would leave
 //   wait           for the state that the tile begins with, from the warp of the tile before
@@ -14,9 +17,10 @@
 //   output pass    the same steps again from the right state: an fma each for the state and for y
 //   store          sums over lanes, gate and tile as in forward.cu
 //
-// Nothing but `wait` orders warps, and from one `hand on` to the next there are only a read from shared memory, an fma,
-// a write and a barrier of two warps: about 110 clocks. So the rest of many turns overlaps, and a sequence uses
-// all schedulers of a multiprocessor without being cut, carries, or a second evaluation of its exponentials.
+// Nothing but `wait` orders warps (compute-sanitizer's racecheck does not see that it does), and from one `hand on` to
+// the next there are only a read from shared memory, an fma, a write and a barrier of two warps: about 110 clocks. So
+// the rest of many turns overlaps, and a sequence uses all schedulers of a multiprocessor without being cut, carries,
+// or a second evaluation of its exponentials.
 //
 // Cost per (channel, state, step): mul, ex2, mul, fma; fma, fma. The exponential unit takes 8 clocks per warp for an
 // ex2; the rest of a step and of a turn is shared by MS_STATES * MS_CHANNELS states of the usual 32 / that many steps,
