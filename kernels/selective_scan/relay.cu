@@ -6,9 +6,8 @@
 //   tile i    warp i % MS_WARPS     take, expand | local pass | wait, hand on | output pass, store
 //   tile i+1  the next warp              take, expand | local pass | wait .... hand on | output pass, store
 //
-//   take, expand   as in forward.cu: a warp copies its own tiles, and reads its own shared memory only. Where it has
-//   one
-//                  or two channels, B and C are not expanded but read as they came (kReadsRaw)
+//   take, expand   as in forward.cu: a warp copies its own tiles, and reads its own shared memory only. Of one or two
+//                  channels B and C are not expanded, but read as they came (kReadsRaw)
 //   inputs         delta and delta * u, each by the lane that owns the step, for all that share the channel
 //   local pass     decay and input of every step, kept in registers; what they make of a state of zero, and how much of
 //                  any other state they would leave
