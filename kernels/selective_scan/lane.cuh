@@ -1,4 +1,4 @@
-// What a lane keeps while it walks along a row of real states: forward.cu and relay.cu.
+// What a lane keeps while it walks along a row of real states: forward.cu, and of the state relay.cu.
 #pragma once
 
 #include "selective_scan/tile_values.cuh"

@@ -25,7 +25,7 @@ namespace {
 // PITCH: elements from a row to the next in shared memory.
 template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 struct Chunks {
-  static constexpr int kBytes = ACCESS == kWords ? 4 : ACCESS == kWindows ? 16 : kChunkBytes<COLUMNS * kElementBytes>;
+  static constexpr int kBytes = kCopyBytes<ACCESS, COLUMNS>;
   static constexpr int kPerRow = COLUMNS * kElementBytes < kBytes ? 1 : COLUMNS * kElementBytes / kBytes;
   static constexpr int kCount = ROWS * kPerRow;
   static constexpr int kPerLane = (kCount + 31) / 32;

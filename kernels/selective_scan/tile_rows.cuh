@@ -14,6 +14,11 @@ constexpr int kChunkBytes = ROW_BYTES % 16 == 0  ? 16
                             : ROW_BYTES % 4 == 0 ? 4
                                                  : kElementBytes;
 
+// The same of rows of so many elements that are moved as ACCESS says.
+template <int ACCESS, int COLUMNS>
+constexpr int kCopyBytes =
+    ACCESS == kWords || ACCESS == kWindows ? kShifts<ACCESS> * kElementBytes : kChunkBytes<COLUMNS * kElementBytes>;
+
 // The rows of a tile as they lie in global memory. Those from `rows` on, and columns before `first` or from `past` on,
 // lie outside of the problem.
 struct Rows {
@@ -58,7 +63,7 @@ __device__ __forceinline__ int is_second_half(const void* element) {
 // kLargestChunk. What does not exist may become anything.
 template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 __device__ __forceinline__ void copy_rows(Element* to, const Rows& from, int lane) {
-  constexpr int kBytes = ACCESS == kVectors ? kChunkBytes<COLUMNS * kElementBytes> : ACCESS == kWindows ? 16 : 4;
+  constexpr int kBytes = kCopyBytes<ACCESS, COLUMNS>;
   static_assert(kBytes >= 4, "there is no asynchronous copy of less");
   constexpr int kWidth = kBytes / kElementBytes;
   constexpr int kPerRow = COLUMNS / kWidth + kShifted<ACCESS>;

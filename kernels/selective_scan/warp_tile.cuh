@@ -98,27 +98,30 @@ constexpr int kShifts = ACCESS == kWindows ? 16 / kElementBytes
 template <int ACCESS>
 constexpr bool kShifted = kShifts<ACCESS> > 1;
 
-// Elements from one row of a tile of u, delta or z to the next in shared memory. A channel's row of steps is padded to
-// an odd number of 16-byte vectors, or of words: lanes read the same steps of adjacent rows, which then lie in
-// different banks.
+// Does every lane read B or C of its one state from where copies have brought them? In relay.cu, where channels are too
+// few for fp32 ones to be worth waiting for.
+template <int ORDER, int ACCESS>
+constexpr bool kReadsRaw =
+    ORDER < 2 && ACCESS == kVectors && kWarps > 1 && kStates == 1 && kLanes >= 16 && kPaddedStates == kDState;
+constexpr bool kReadsRawB = kReadsRaw<MS_B_ORDER, MS_B_ACCESS>;
+constexpr bool kReadsRawC = kReadsRaw<MS_C_ORDER, MS_C_ACCESS>;
+
+// Elements of a row of steps that is padded to an odd number of 16-byte vectors: lanes read the same steps of adjacent
+// rows, which then lie in different banks.
+constexpr int kPaddedSteps = (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes);
+
+// Elements from one row of a tile of u, delta or z to the next in shared memory. Shifted rows have a word or window
+// more: so many words are an odd number, and so many windows of 16 or 32 steps.
 constexpr int kSequenceRows = kSeqContiguous ? kWarpChannels : kTile;
 constexpr int kSequenceColumns = kSeqContiguous ? kTile : kWarpChannels;
 template <int ACCESS>
 constexpr int kPitch = kShifted<ACCESS> ? (kSequenceColumns / kShifts<ACCESS> + 1) * kShifts<ACCESS>
-                       : kSeqContiguous ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes)
+                       : kSeqContiguous ? kPaddedSteps
                                         : kWarpChannels;
 // Outputs replace u, unshifted: where u is, they lie where u of the step or channel before was. Those of steps that are
 // scanned backwards would lie where u of the next one still is, but for a word or window.
 constexpr int kOutputPitch = kPitch<MS_U_ACCESS>;
 constexpr int kOutputPlace = kShifted<MS_U_ACCESS> && kSeqContiguous && kReverse ? kShifts<MS_U_ACCESS> : 0;
-
-// Does every lane read B or C of its one state from where copies have brought them? In relay.cu, where channels are too
-// few for fp32 ones to be worth waiting for.
-template <int ORDER, int ACCESS>
-constexpr bool kReadsRaw =
-    kWarps > 1 && kStates == 1 && kLanes >= 16 && kPaddedStates == kDState&& ORDER < 2 && ACCESS == kVectors;
-constexpr bool kReadsRawB = kReadsRaw<MS_B_ORDER, MS_B_ACCESS>;
-constexpr bool kReadsRawC = kReadsRaw<MS_C_ORDER, MS_C_ACCESS>;
 
 // The same of B and C. Rows of steps that lanes read raw are padded as those of channels are.
 template <int ORDER>
@@ -126,10 +129,9 @@ constexpr int kProjectionRows = ORDER == 1 ? kDState : kTile;
 template <int ORDER>
 constexpr int kProjectionColumns = ORDER == 1 ? kTile : kDState * kParts;
 template <int ORDER, int ACCESS>
-constexpr int kProjectionPitch =
-    kShifted<ACCESS>                         ? kProjectionColumns<ORDER> / 2 * 2 + 2
-    : ORDER == 1 && kReadsRaw<ORDER, ACCESS> ? (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes)
-                                             : kProjectionColumns<ORDER>;
+constexpr int kProjectionPitch = kShifted<ACCESS>                         ? kProjectionColumns<ORDER> / 2 * 2 + 2
+                                 : ORDER == 1 && kReadsRaw<ORDER, ACCESS> ? kPaddedSteps
+                                                                          : kProjectionColumns<ORDER>;
 template <int ORDER, int ACCESS>
 constexpr int kProjectionElements = ORDER == 3 ? 1 : kProjectionRows<ORDER> * kProjectionPitch<ORDER, ACCESS>;
 

@@ -137,7 +137,8 @@ void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
     return access_of(x, problem, v.seq_contiguous, v.tile_columns());
   };
   const auto input_access = [&](const SequenceTensor& x) {
-    return access(x) == Access::kWords && has_windows(v) ? Access::kWindows : access(x);
+    const Access plain = access(x);
+    return plain == Access::kWords && has_windows(v) ? Access::kWindows : plain;
   };
   v.u_access = input_access(problem.u);
   v.delta_access = input_access(problem.delta);
@@ -146,7 +147,7 @@ void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
   if (is_unaligned(v.u_access) && v.y_access == Access::kVectors) v.y_access = Access::kWords;
 }
 
-// Are there rows that may begin in a word's second half? Only a single channel of a lane can be read from these.
+// Are there rows that may begin within a word or window? Only a single channel of a lane can be read from these.
 bool is_shifted(const ForwardVariant& v) {
   return element_size(v.dtype) == 2 &&
          (is_unaligned(v.u_access) || is_unaligned(v.delta_access) || is_unaligned(v.z_access));
@@ -154,14 +155,6 @@ bool is_shifted(const ForwardVariant& v) {
 
 bool has_details(const PlanChoice& choice) {
   return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0 || choice.min_blocks > 0;
-}
-
-PlanChoice without_details(const PlanChoice& choice) {
-  return {.lanes = choice.lanes,
-          .channels = choice.channels,
-          .cut = choice.cut,
-          .warps = choice.warps,
-          .slices = choice.slices};
 }
 
 // Is it the variant's choice but for details?
@@ -650,12 +643,13 @@ ForwardPlan with_preparation(ForwardPlan plan, const SelectiveScanProblem& slice
 std::size_t ForwardVariant::shared_bytes() const {
   const auto aligned = [](int bytes) { return static_cast<std::size_t>((bytes + 15) / 16 * 16); };
   const int element = element_size(dtype), row = tile * (is_complex ? 2 : 1);
+  const int padded_steps = (tile * element / 16 | 1) * 16;  // bytes of a row of them
   const auto is_shifted_row = [&](Access access) { return access == Access::kWords && element == 2; };
   const auto sequence = [&](Access access) {
     const int rows = tile_rows(), columns = tile_columns();
     if (access == Access::kWindows) return aligned(rows * (columns * element + 16));
     if (is_shifted_row(access)) return aligned(rows * (columns / 2 * 2 + 2) * element);
-    return aligned(rows * (seq_contiguous ? (columns * element / 16 | 1) * 16 : columns * element));
+    return aligned(rows * (seq_contiguous ? padded_steps : columns * element));
   };
   const auto is_raw = [&](ProjectionOrder order, Access access) {
     return warps > 1 && states == 1 && lanes >= 16 && lanes == dstate && order < ProjectionOrder::kStrided &&
@@ -663,8 +657,7 @@ std::size_t ForwardVariant::shared_bytes() const {
   };
   const auto raw = [&](ProjectionOrder order, Access access) {
     if (order == ProjectionOrder::kConstant) return aligned(element);
-    if (order == ProjectionOrder::kSteps && is_raw(order, access))
-      return aligned(dstate * (row * element / 16 | 1) * 16);
+    if (order == ProjectionOrder::kSteps && is_raw(order, access)) return aligned(dstate * padded_steps);
     if (!is_shifted_row(access)) return aligned(row * dstate * element);
     return aligned(order == ProjectionOrder::kSteps ? dstate * (tile + 2) * element
                                                     : tile * (dstate / 2 * 2 + 2) * element);
@@ -735,26 +728,7 @@ Index states_of_slice(const SelectiveScanProblem& problem, Index slices) {
   return slices == 1 ? problem.dstate : ceil_div<Index>(ceil_div(problem.dstate, slices), 8) * 8;
 }
 
-}  // namespace
-
-Index usual_slices(const SelectiveScanProblem& problem) {
-  return std::max<Index>(1, ceil_div(problem.dstate, kUsualStatesOfSlice));
-}
-
-// What an invariant scan adds up, and in which order, must not depend on how long it is.
-Index fewest_slices(const SelectiveScanProblem& problem) {
-  if (problem.is_complex || problem.chunk_invariant) return usual_slices(problem);
-  return std::max<Index>(1, ceil_div(problem.dstate, kMostStatesOfSlice));
-}
-
-Index fewer_slices(Index slices) { return ceil_div<Index>(slices, 2); }
-
-namespace {
-
-// All that the slices take.
-double clocks_of_slices(const ForwardPlan& plan) { return plan.slices * plan.clocks; }
-
-// The fastest by the model, of `slices` slices or one less if that is enough.
+// The fastest by the model, of `wanted_slices` slices or one less if that is enough.
 ForwardPlan plan_slices(const SelectiveScanProblem& whole, const driver::DeviceReport& device, Index wanted_slices,
                         const PlanChoice* choice, Preparation preparation) {
   const Index slice_states = states_of_slice(whole, wanted_slices);
@@ -843,6 +817,23 @@ ForwardPlan plan_slices(const SelectiveScanProblem& whole, const driver::DeviceR
 
 }  // namespace
 
+PlanChoice without_details(PlanChoice choice) {
+  choice.tile = choice.unroll = choice.stages = choice.min_blocks = 0;
+  return choice;
+}
+
+Index usual_slices(const SelectiveScanProblem& problem) {
+  return std::max<Index>(1, ceil_div(problem.dstate, kUsualStatesOfSlice));
+}
+
+// What an invariant scan adds up, and in which order, must not depend on how long it is.
+Index fewest_slices(const SelectiveScanProblem& problem) {
+  if (problem.is_complex || problem.chunk_invariant) return usual_slices(problem);
+  return std::max<Index>(1, ceil_div(problem.dstate, kMostStatesOfSlice));
+}
+
+Index fewer_slices(Index slices) { return ceil_div<Index>(slices, 2); }
+
 Index most_states_at_once(const SelectiveScanProblem& problem) {
   return states_of_slice(problem, fewest_slices(problem));
 }
@@ -869,7 +860,7 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   while (slices > fewest_slices(whole)) {
     slices = fewer_slices(slices);
     const ForwardPlan plan = plan_slices(whole, device, slices, choice, preparation);
-    const bool is_faster = kOfManyLanes * clocks_of_slices(plan) < clocks_of_slices(best);
+    const bool is_faster = kOfManyLanes * plan.clocks_of_slices() < best.clocks_of_slices();
     if (is_faster && fits_shared_with_carries(plan.variant, device)) best = plan;
   }
   return best;

@@ -98,6 +98,8 @@ struct ForwardPlan {
   std::size_t partial_sum_bytes = 0;
   std::size_t prepared_bytes = 0;  // of prepared B, and of C, aligned to 256
   double clocks = 0;               // that one of the launches is expected to take, with its carries
+
+  double clocks_of_slices() const { return slices * clocks; }
 };
 
 // What a slice launches; the plan's own variant and params when there is only one.
@@ -131,6 +133,9 @@ struct PlanChoice {
 
   auto operator<=>(const PlanChoice&) const = default;
 };
+
+// The choice with its tile, unroll, stages and blocks left to plan_forward().
+MAMBA_SCAN_API PlanChoice without_details(PlanChoice choice);
 
 // Whether B and C are prepared: where it pays, wherever it is possible, not at all. Results are the same, bit for bit.
 enum class Preparation : std::int8_t { kAuto, kAlways, kNever };

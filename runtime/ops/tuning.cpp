@@ -64,7 +64,7 @@ namespace {
 ExpectedChoice expect(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                       const PlanChoice& choice) {
   const ForwardPlan plan = plan_forward(problem, device, &choice);
-  return {choice_of(plan), plan.slices * plan.clocks};
+  return {choice_of(plan), plan.clocks_of_slices()};
 }
 
 }  // namespace
@@ -73,12 +73,7 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
   std::vector<ExpectedChoice> choices;
   const auto add = [&](const PlanChoice& wanted) {
     const ExpectedChoice made = expect(problem, device, wanted);
-    const PlanChoice simple{.lanes = made.choice.lanes,
-                            .channels = made.choice.channels,
-                            .cut = made.choice.cut,
-                            .warps = made.choice.warps,
-                            .slices = made.choice.slices};
-    if (simple == wanted) choices.push_back(made);
+    if (without_details(made.choice) == wanted) choices.push_back(made);
   };
   const auto add_all = [&](std::int16_t slices) {
     for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
