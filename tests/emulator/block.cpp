@@ -75,11 +75,23 @@ void Block::shuffle_order(std::vector<unsigned>& order) {
   if (launch_.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random_);
 }
 
+void Block::resume(unsigned t) {
+  running_ = t;
+  threads_[t].yielded = false;
+  fibers_[t]->resume();
+  if (fibers_[t]->overflowed()) failure_ = "thread " + std::to_string(t) + " overflowed its stack";
+  if (failure_) throw EmulationError(std::string(kernel_.name) + ", block " + text_of(index_) + ": " + *failure_);
+  if (fibers_[t]->finished()) threads_[t].state = State::kLeft;
+}
+
 void Block::run() {
   const Current current(this);
   std::vector<unsigned> order(threads_.size());
   std::iota(order.begin(), order.end(), 0);
-  if (launch_.order == Order::kReverse) std::reverse(order.begin(), order.end());
+  if (launch_.order == Order::kReverse || launch_.order == Order::kLastWarpAlone)
+    std::reverse(order.begin(), order.end());
+  const bool by_warps = launch_.order == Order::kFirstWarpAlone || launch_.order == Order::kLastWarpAlone;
+  const std::size_t together = by_warps ? kWarp : order.size();
   for (unsigned t = 0; t < threads_.size(); ++t) fibers_[t]->start(&thread_body, this);
 
   std::size_t left = 0;
@@ -87,19 +99,21 @@ void Block::run() {
   while (left < threads_.size()) {
     shuffle_order(order);
     bool ran = false, moved = false;
-    for (unsigned t : order) {
-      if (threads_[t].state != State::kReady) continue;
-      ran = true;
-      running_ = t;
-      threads_[t].yielded = false;
-      fibers_[t]->resume();
-      if (fibers_[t]->overflowed()) failure_ = "thread " + std::to_string(t) + " overflowed its stack";
-      if (failure_) throw EmulationError(std::string(kernel_.name) + ", block " + text_of(index_) + ": " + *failure_);
-      if (fibers_[t]->finished()) {
-        threads_[t].state = State::kLeft;
-        ++left;
+    for (std::size_t begin = 0; begin < order.size(); begin += together) {
+      const std::size_t end = std::min(order.size(), begin + together);
+      bool goes_on = true;
+      while (goes_on) {
+        goes_on = false;
+        for (std::size_t i = begin; i < end; ++i) {
+          const unsigned t = order[i];
+          if (threads_[t].state != State::kReady) continue;
+          ran = true;
+          resume(t);
+          if (threads_[t].state == State::kLeft) ++left;
+          moved |= !threads_[t].yielded;
+          goes_on |= by_warps && !threads_[t].yielded;
+        }
       }
-      moved |= !threads_[t].yielded;
     }
     idle_sweeps = moved ? 0 : idle_sweeps + 1;
     if (!ran || idle_sweeps > kIdleSweeps) {
@@ -170,6 +184,10 @@ unsigned Block::barrier(unsigned id, unsigned count, bool wait, bool predicate, 
     fail("barrier divergence: it is at barrier " + std::to_string(id) + " at " + place.text() + " for " +
          std::to_string(count) + " threads, but thread " + std::to_string(barrier.first) + " waits at " +
          barrier.place.text() + " for " + std::to_string(barrier.expected));
+  }
+  if (std::find(barrier.arrivals.begin(), barrier.arrivals.end(), running_) != barrier.arrivals.end()) {
+    fail("arrives at barrier " + std::to_string(id) + " at " + place.text() + " a second time before the " +
+         std::to_string(count) + " threads have come");
   }
   ++barrier.arrived;
   barrier.predicates += predicate ? 1 : 0;

@@ -92,6 +92,7 @@ class Block {
 
   static void thread_body(void* block);
   void shuffle_order(std::vector<unsigned>& order);
+  void resume(unsigned t);
   void complete_barrier(Barrier& barrier);
   bool collective_is_complete(unsigned warp, const CollectiveCall& call) const;
   void complete_collective(unsigned warp, const CollectiveCall& call);

@@ -14,7 +14,8 @@
 namespace emulator {
 namespace {
 
-constexpr Order kOrders[] = {Order::kForward, Order::kReverse, Order::kShuffled};
+constexpr Order kOrders[] = {Order::kForward, Order::kReverse, Order::kShuffled, Order::kFirstWarpAlone,
+                             Order::kLastWarpAlone};
 
 Launch geometry(Dim3 grid, Dim3 block, std::size_t dynamic_shared = 0, Order order = Order::kForward) {
   Launch launch;
@@ -280,6 +281,13 @@ TEST(PlantedMistake, BarrierCountsMustAgree) {
   Device device;
   int* out = device.allocate<int>("out", 1);
   EXPECT_TRUE(mentions(error_of(device, kBarrierCounts, geometry({1}, {96}), out), {"for 96 threads", "for 64"}));
+}
+
+TEST(PlantedMistake, ArrivingTwiceIsFoundWhereAWarpRunsAhead) {
+  Device device;
+  int* out = device.allocate<int>("out", 2);
+  EXPECT_TRUE(mentions(error_of(device, kArrivesTwice, geometry({1}, {64}, 0, Order::kFirstWarpAlone), out),
+                       {"arrives at barrier 1", "a second time before the 64 threads have come"}));
 }
 
 TEST(PlantedMistake, LanesOfTheMaskThatDoNotComeAreNamed) {

@@ -15,8 +15,10 @@ struct Dim3 {
   std::size_t volume() const { return std::size_t{x} * y * z; }
 };
 
-// In which order the threads of a block, and the blocks, get their turn. A correct kernel does not care.
-enum class Order { kForward, kReverse, kShuffled };
+// In which order the threads of a block, and the blocks, get their turn. A correct kernel does not care. Turns end
+// where a thread waits for others; of the orders by warps, those of one warp go on until all of it waits for other
+// warps.
+enum class Order { kForward, kReverse, kShuffled, kFirstWarpAlone, kLastWarpAlone };
 
 struct Launch {
   Dim3 grid;

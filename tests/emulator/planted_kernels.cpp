@@ -198,6 +198,22 @@ __global__ void two_barriers(int* out) {
 
 __global__ void barrier_counts(int*) { ::emulator::barrier(3, threadIdx.x < 32 ? 64 : 96, true, false, "count", 1); }
 
+// Warp 0 says twice that something is ready before warp 1 has looked.
+__global__ void arrives_twice(int* out) {
+  __shared__ int ready;
+  for (int round = 0; round < 2; ++round) {
+    if (threadIdx.x < 32) {
+      ready = round;
+      __syncwarp();
+      ::emulator::barrier(1, 64, false, false, "ready", 1);
+    } else {
+      ::emulator::barrier(1, 64, true, false, "ready", 2);
+      out[round] = ready;
+      __syncwarp();
+    }
+  }
+}
+
 __global__ void lane_missing(int* out) {
   if (threadIdx.x < 16) out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1, 1);
   __syncthreads();
@@ -285,6 +301,7 @@ PLANTED(kAtomicAndPlain, atomic_and_plain);
 PLANTED(kLeavesBeforeBarrier, leaves_before_barrier);
 PLANTED(kTwoBarriers, two_barriers);
 PLANTED(kBarrierCounts, barrier_counts);
+PLANTED(kArrivesTwice, arrives_twice);
 PLANTED(kLaneMissing, lane_missing);
 PLANTED(kNotInOwnMask, not_in_own_mask);
 PLANTED(kReadsOutsideMask, reads_outside_mask);

@@ -9,7 +9,7 @@ extern const KernelImage kBlockSum, kTranspose, kWarpSums, kShuffles, kVotes, kH
     kNamedBarriers, kWaitForFlag, kIndices, kConvert, kReadsPoison, kPipeline, kAsyncCopies;
 
 extern const KernelImage kMissingBarrier, kMissingWarpBarrier, kBlocksRace, kAtomicAndPlain, kLeavesBeforeBarrier,
-    kTwoBarriers, kBarrierCounts, kLaneMissing, kNotInOwnMask, kReadsOutsideMask, kLaneLeft, kOutOfBounds, kMisaligned,
-    kDynamicOverflow, kWildPointer, kWaitsForEver, kTrap, kOthersLocal;
+    kTwoBarriers, kBarrierCounts, kArrivesTwice, kLaneMissing, kNotInOwnMask, kReadsOutsideMask, kLaneLeft,
+    kOutOfBounds, kMisaligned, kDynamicOverflow, kWildPointer, kWaitsForEver, kTrap, kOthersLocal;
 
 }  // namespace emulator
