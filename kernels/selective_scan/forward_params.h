@@ -1,4 +1,4 @@
-// The argument of selective_scan/{forward,relay,carry,compose,prepare}.cu: the problem and how it is cut into
+// The argument of selective_scan/{forward,served,relay,carry,compose,prepare}.cu: the problem and how it is cut into
 // pieces.
 #pragma once
 

@@ -373,9 +373,7 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
     const LaneId id = lane_id(lane_anew(thread));
     Shared& shared = block.warp[warp];
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, shared.piece.row, stage.B, shared.B, id.lane);
-    expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, shared.piece.row, stage.C, shared.C, id.lane);
-    if constexpr (!kReadsRawB || !kReadsRawC) __syncwarp();
+    expand_projections(p, shared.piece.row, shared, stage, id.lane);
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);

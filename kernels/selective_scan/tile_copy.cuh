@@ -224,8 +224,8 @@ __device__ __forceinline__ void store_whole(const Element* from, char*& to, cons
 
 // The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without; of those
 // that kWarps warps take turns on, every kWarps-th, which is what TileSteps::advance leads to. kStages are in shared
-// memory: the one being computed and those on their way.
-template <bool OUTPUTS>
+// memory: the one taken, the HELD before it, which somebody still reads, and those on their way.
+template <bool OUTPUTS, int HELD = 0>
 class TileCopies {
  public:
   __device__ __forceinline__ TileCopies(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
@@ -241,16 +241,29 @@ class TileCopies {
     if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
     if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
 #pragma unroll 1
-    for (int i = 0; i < kStages - 1; ++i) copy_next(params, shared, i, lane);
+    for (int i = 0; i < kStages - 1 - HELD; ++i) copy_next(params, piece.row, shared, i, lane);
   }
 
-  // The next tile, there for all lanes. Nobody reads the one before it any more, so the next copy goes there.
-  __device__ __forceinline__ Stage& take(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
-    async_wait<kStages - 2>();
+  // The next tile, there for all lanes.
+  __device__ __forceinline__ Stage& await(Shared& shared) {
+    async_wait<kStages - 2 - HELD>();
     __syncwarp();
     Stage& stage = shared.stage[taken_];
     taken_ = taken_ + 1 == kStages ? 0 : taken_ + 1;
-    copy_next(params, shared, taken_ < 2 ? taken_ + kStages - 2 : taken_ - 2, lane);
+    return stage;
+  }
+
+  // After that, once: nobody reads the tile before it and those held any more, so the next copy goes there.
+  __device__ __forceinline__ void copy_ahead(const SelectiveScanForwardParams& params, const Row& row, Shared& shared,
+                                             int lane) {
+    constexpr int kBack = 2 + HELD;  // from the stage of the tile to come
+    copy_next(params, row, shared, taken_ < kBack ? taken_ + kStages - kBack : taken_ - kBack, lane);
+  }
+
+  // Both.
+  __device__ __forceinline__ Stage& take(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
+    Stage& stage = await(shared);
+    copy_ahead(params, shared.piece.row, shared, lane);
     return stage;
   }
 
@@ -267,18 +280,18 @@ class TileCopies {
     kAnyByPointer = kUByPointer || kDeltaByPointer || kZByPointer || kBByPointer || kCByPointer,
   };
 
-  __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, Shared& shared, int to,
-                                            int lane) {
+  __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, const Row& row, Shared& shared,
+                                            int to, int lane) {
     const int past = kWarps > 1 ? params.tiles_per_row : past_;  // where it is known, it takes no register
     if (OUTPUTS ? next_ < past : next_ > past) {
       Stage& stage = shared.stage[to];
       if (kAnyByPointer && next_ < max(whole_end_, ~whole_end_)) {
-        copy_whole_steps(params, shared.piece.row, stage, lane);
+        copy_whole_steps(params, row, stage, lane);
       } else {
-        copy_stage<OUTPUTS>(params.problem, shared.piece.row, next_, stage, lane);
+        copy_stage<OUTPUTS>(params.problem, row, next_, stage, lane);
       }
 #if MS_PREPARED
-      const int tile = prepared_tile(params, shared.piece.row, next_);
+      const int tile = prepared_tile(params, row, next_);
       copy_prepared(stage.B, params.prepared_B, tile, lane_anew(lane));
       if constexpr (OUTPUTS) copy_prepared(stage.C, params.prepared_C, tile, lane);
 #endif

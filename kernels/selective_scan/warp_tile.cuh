@@ -1,9 +1,9 @@
-// What forward.cu, carry.cu, compose.cu and prepare.cu share: how a warp's lanes, channels and states are laid out,
-// which pieces of which rows a warp works on, and what it has in shared memory. tile_rows.cuh and tile_copy.cuh bring
-// tiles there, tile_values.cuh reads them.
+// What forward.cu, served.cu, carry.cu, compose.cu and prepare.cu share: how a warp's lanes, channels and states are
+// laid out, which pieces of which rows a warp works on, and what it has in shared memory. tile_rows.cuh and
+// tile_copy.cuh bring tiles there, tile_values.cuh reads them.
 //
-// A block is one warp, or, in relay.cu, a few: a warp waits only for its own copies, so there is no block barrier
-// anywhere. A lane owns MS_CHANNELS channels and MS_STATES states of each; MS_LANES lanes share them:
+// A block is one warp, or, in relay.cu and served.cu, a few, which wait for one another in twos at most: there is no
+// block barrier anywhere. A lane owns MS_CHANNELS channels and MS_STATES states of each; MS_LANES lanes share them:
 //
 //   lane      0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2)
 //   quad q     0  |  1  |  2  | ...
@@ -11,15 +11,16 @@
 // Channel r of a lane is q * MS_CHANNELS + r of the warp where channels are adjacent in memory, so that its elements of
 // a step are one vector, and r * quads + q where steps are adjacent, so that rows read together lie in different banks.
 //
-// State s of a lane is n = part * MS_STATES + s in forward.cu and relay.cu: a lane's states are adjacent. In carry.cu
-// it is n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar rate in all
-// lanes and can be dropped as a whole once they have decayed.
+// State s of a lane is n = part * MS_STATES + s in forward.cu, served.cu and relay.cu: a lane's states are adjacent. In
+// carry.cu it is n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar
+// rate in all lanes and can be dropped as a whole once they have decayed.
 //
 // Constants (from runtime/ops/plan.cpp as -D options):
 //   MS_DTYPE             element.cuh
 //   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
 //   MS_WARPS             of a block: 1, but in relay.cu those that take turns on a row
+//   MS_SERVED            1: served.cu, where a warp scans and another one moves tiles for it
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time
 //   MS_STAGES            tiles in shared memory: the one being computed and those on their way
@@ -59,6 +60,7 @@ constexpr int kTile = MS_TILE;
 constexpr int kSteps = MS_UNROLL;
 constexpr int kStages = MS_STAGES;
 constexpr int kWarps = MS_WARPS;
+constexpr bool kServed = MS_SERVED;
 #if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
 constexpr bool kInterleavedStates = true;
 #else
@@ -152,6 +154,10 @@ static_assert((kSteps & (kSteps - 1)) == 0, "steps are halved when sums are redu
 // B and C of a tile in fp32, [step][part][s]: a lane's states of a step are adjacent.
 constexpr int kTileFloats = kTile * kPaddedStates * kParts;
 
+// Are B and C brought from where copies have left them to where lanes read them?
+constexpr bool kExpandsB = !kBConstant && !kReadsPrepared && !kReadsRawB;
+constexpr bool kExpandsC = !kCConstant && !kReadsPrepared && !kReadsRawC;
+
 // One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent;
 // these rows of steps then run as they do in memory, the last step first when kReverse.
 struct __align__(16) Stage {
@@ -164,6 +170,10 @@ struct __align__(16) Stage {
 #else
   __align__(16) Element B[kProjectionElements<MS_B_ORDER, MS_B_ACCESS>];
   __align__(16) Element C[kProjectionElements<MS_C_ORDER, MS_C_ACCESS>];
+#endif
+#if MS_SERVED  // expanded while another tile is being computed
+  __align__(16) float ready_B[kExpandsB ? kTileFloats : 1];
+  __align__(16) float ready_C[kExpandsC ? kTileFloats : 1];
 #endif
 };
 
@@ -190,17 +200,27 @@ struct __align__(16) Shared {
   Index boundary;  // the step at which it ends
   int done;        // steps of the tile before the ones being computed
 #endif
-  // Of the tile being computed.
-  __align__(16) float B[kBConstant || kReadsPrepared || kReadsRawB ? 1 : kTileFloats];
-  __align__(16) float C[kCConstant || kReadsPrepared || kReadsRawC ? 1 : kTileFloats];
+#if !MS_SERVED  // of the tile being computed
+  __align__(16) float B[kExpandsB ? kTileFloats : 1];
+  __align__(16) float C[kExpandsC ? kTileFloats : 1];
+#endif
 };
 
-// B and C of the tile being computed, which came with `stage`.
+// Where B and C of the tile in `stage` are expanded to.
+#if MS_SERVED
+__device__ __forceinline__ const float* expanded_B(const Shared&, const Stage& stage) { return stage.ready_B; }
+__device__ __forceinline__ const float* expanded_C(const Shared&, const Stage& stage) { return stage.ready_C; }
+#else
+__device__ __forceinline__ const float* expanded_B(const Shared& shared, const Stage&) { return shared.B; }
+__device__ __forceinline__ const float* expanded_C(const Shared& shared, const Stage&) { return shared.C; }
+#endif
+
+// Where lanes read them.
 __device__ __forceinline__ const float* tile_B(const Shared& shared, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : shared.B;
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : expanded_B(shared, stage);
 }
 __device__ __forceinline__ const float* tile_C(const Shared& shared, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : shared.C;
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : expanded_C(shared, stage);
 }
 
 // ---- which piece of which row ----
@@ -243,8 +263,17 @@ __device__ __forceinline__ Row row_of(const SelectiveScanForwardParams& params, 
 // divides it by shifting.
 __device__ __forceinline__ int lane_anew(int lane) { return opaque(lane) & 31; }
 
+// In served.cu, pairs of warps of a block. Warp kPairs + i serves warp i: schedulers take warps by their number, so
+// that each of a multiprocessor's four has one pair.
+constexpr int kPairs = 4;
+
+__device__ __forceinline__ int this_pair() { return opaque(static_cast<int>(threadIdx.x)) / 32 % kPairs; }
+
 // The warp's slot. Read anew at each use, once per piece: not worth a register for the whole scan.
-__device__ __forceinline__ int this_slot() { return opaque(static_cast<int>(blockIdx.x)); }
+__device__ __forceinline__ int this_slot() {
+  const int block = opaque(static_cast<int>(blockIdx.x));
+  return kServed ? block * kPairs + this_pair() : block;
+}
 
 // The piece of the slot's range that begins at tile `begin`, counted over all rows.
 __device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& params, int begin, int range_end) {
@@ -324,7 +353,7 @@ __device__ __forceinline__ LaneId lane_id(int lane) {
 // Where a block is one warp, the remainder costs sm_70 a register that it does not have.
 __device__ __forceinline__ LaneId lane_id() {
   const int thread = static_cast<int>(threadIdx.x);
-  return lane_id(kWarps > 1 ? thread % 32 : thread);
+  return lane_id(kWarps > 1 || kServed ? thread % 32 : thread);
 }
 
 // Which state register s of a lane holds.
@@ -465,8 +494,8 @@ __device__ __forceinline__ float* row_states(const SelectiveScanProblem& p, cons
   return tensor.data + index * tensor.batch_stride + row.first_channel * tensor.dim_stride;
 }
 
-__device__ __forceinline__ void clear_shared(Shared& shared, int lane) {
-  for (int i = lane; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += 32)
+__device__ __forceinline__ void clear_shared(Shared& shared, int thread, int threads = 32) {
+  for (int i = thread; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += threads)
     reinterpret_cast<unsigned*>(&shared)[i] = 0u;
   __syncwarp();
 }

@@ -21,7 +21,7 @@ inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 
      {"slices", &PlanChoice::slices}}};
 
 inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
-  nlohmann::ordered_json json = {{"cut", choice.cut}};
+  nlohmann::ordered_json json = {{"cut", choice.cut}, {"served", choice.served}};
   for (const auto& [name, number] : kChoiceNumbers) json[name] = choice.*number;
   return json;
 }
@@ -30,6 +30,7 @@ inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
 inline PlanChoice choice_from_json(const nlohmann::ordered_json& json) {
   PlanChoice choice;
   choice.cut = json.at("cut").get<bool>();
+  choice.served = json.at("served").get<bool>();
   for (const auto& [name, number] : kChoiceNumbers) choice.*number = json.at(name).get<std::int16_t>();
   return choice;
 }

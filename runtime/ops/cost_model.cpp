@@ -75,16 +75,29 @@ double shifted(const ForwardVariant& v) {
   return v.u_access == Access::kWords && v.dtype != DType::kFloat32 ? 19 : 0;
 }
 
-// All but what states take.
-double besides_states(const ForwardVariant& v) {
+// Besides the states, of a step: sums over lanes, softplus, gate.
+double besides_states_of_step(const ForwardVariant& v) {
   const double shared_by_lanes = v.channels * (1 - 1.0 / v.lanes);
-  double step = 4.9 * shared_by_lanes + expansion(v, v.b_order, v.b_access) + expansion(v, v.c_order, v.c_access);
+  double step = 4.9 * shared_by_lanes + v.channels * shifted(v);
   if (v.softplus) step += 14 * owned(v) + 7 * shared_by_lanes;
   if (v.has_z) step += 4 * owned(v);
-  step += v.channels * shifted(v);
+  return step;
+}
+
+// A step's share of what moves a tile.
+double moving(const ForwardVariant& v) {
   double tile = copies_of_tile(v, v.u_access) + copies_of_tile(v, v.delta_access) + copies_of_tile(v, v.y_access);
   if (v.has_z) tile += copies_of_tile(v, v.z_access);
-  return step + tile / v.tile;
+  return expansion(v, v.b_order, v.b_access) + expansion(v, v.c_order, v.c_access) + tile / v.tile;
+}
+
+double besides_states(const ForwardVariant& v) { return besides_states_of_step(v) + moving(v); }
+
+// States, and what all lanes read of a step.
+double of_states(const ForwardVariant& v) {
+  const double states = static_cast<double>(v.channels) * v.states;
+  const double loads = 2.0 * v.states / (v.states % 4 == 0 ? 4 : v.states % 2 == 0 ? 2 : 1);
+  return 5 * states + 1.2 * loads + 12;
 }
 
 constexpr double kOfTile = 225;  // waiting for its copies, its begin and end
@@ -95,8 +108,7 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   if (warps == 0) return 0;
   const double states = static_cast<double>(v.channels) * v.states;
   if (v.is_complex) return 100.0 / warps + warps * (38 * states + 55);  // counted, not fitted: complex_lane.cuh
-  const double loads = 2.0 * v.states / (v.states % 4 == 0 ? 4 : v.states % 2 == 0 ? 2 : 1);
-  double instructions = 5 * states + 1.2 * loads + 12 + besides_states(v) + kOfTile / v.tile;
+  double instructions = of_states(v) + besides_states(v) + kOfTile / v.tile;
   if (v.lanes == 1 && states > 16) instructions *= 1.3;  // such steps cannot be unrolled as far
   double exponentials = 8 * states;
   if (v.softplus) exponentials += 8 * owned(v);
@@ -120,7 +132,9 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
   return per_step * static_cast<double>(seqlen) + kStart;
 }
 
-double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
+namespace {
+
+double cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen, double per_step) {
   constexpr double kCarry = 300;
   const double tiles = static_cast<double>(rows) * static_cast<double>(ceil_div(seqlen, v.tile));
   const double steps = std::ceil(tiles / static_cast<double>(slots)) * v.tile;
@@ -128,7 +142,34 @@ double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, I
   // the last state is forgotten.
   const double carries =
       std::min(static_cast<double>(slots) / static_cast<double>(rows), 1 + steps_remembered(v) / steps);
-  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + 2 * kStart + carries * kCarry;
+  return steps * (per_step + carry_clocks_per_step(v, warps, steps)) + 2 * kStart + carries * kCarry;
+}
+
+// Of a warp that has a scheduler to itself, but for the one that serves it; that one keeps up unless it moves much.
+// Many states in steps computed together are more instructions than stay close to the scheduler.
+double served_clocks_per_step(const ForwardVariant& v) {
+  constexpr double kOfTile = 430, kOfMove = 7, kFew = 9.4, kOfMany = 2.5;
+  const double scanner = (v.states * v.channels > 8 ? 2.05 : 1.85) * (of_states(v) + besides_states_of_step(v));
+  const double moves = moving(v);
+  const double server = kOfTile / v.tile + kOfMove * std::min(moves, kFew) + kOfMany * std::max(0.0, moves - kFew);
+  return std::max(scanner, server);
+}
+
+}  // namespace
+
+double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
+  return cut(v, rows, slots, warps, seqlen, clocks_per_step(v, warps));
+}
+
+double clocks_served_cut(const ForwardVariant& v, Index rows, Index slots, Index seqlen) {
+  return cut(v, rows, slots, 1, seqlen, served_clocks_per_step(v));
+}
+
+double clocks_served(const ForwardVariant& v, Index slots, int resident, Index seqlen, Index sms) {
+  constexpr double kOfTwo = 1.7;  // blocks at once, in the time of one
+  const auto of = [&](Index blocks) { return blocks < 2 ? static_cast<double>(blocks) : kOfTwo; };
+  const double rounds = in_waves(ceil_div(v.scan_blocks(static_cast<int>(slots)), sms), resident, of);
+  return rounds * static_cast<double>(seqlen) * served_clocks_per_step(v) + kStart;
 }
 
 // The state comes round to a warp long before its next turn, so that handing on costs nothing besides.

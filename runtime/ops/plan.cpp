@@ -13,7 +13,11 @@ namespace {
 
 constexpr int kMostComplexOfLane = 8;  // states of all of a lane's channels: more would not fit its registers
 constexpr std::size_t kMostStaticShared = 48 << 10;  // of a block, on every device
+constexpr std::size_t kReservedPerBlock = 1024;      // by the system, on every architecture since sm_80
 constexpr int kMostRelayWarps = 16;                  // each has a named barrier
+constexpr std::int16_t kServedStages = 4;            // of served.cu: two tiles ahead, one scanned, one stored
+constexpr std::int16_t kServedSteps = 16;            // computed together, by warps that have all registers
+constexpr int kMostServedStates = 16;                // of all of a lane's channels; of two blocks at once, half
 constexpr int kRelayWarpsOfSm = 16;                  // leave a thread 128 registers
 constexpr int kUsualRelayElements = 32;              // steps * states * channels that a lane has in registers
 
@@ -53,7 +57,6 @@ int block_slots(const driver::DeviceReport& device) {
 }
 
 int blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
-  constexpr std::size_t kReservedPerBlock = 1024;  // by the system, on every architecture since sm_80
   const std::size_t by_shared = device.shared_per_sm / (v.shared_bytes() + kReservedPerBlock);
   const int by_threads = device.max_threads_per_sm / static_cast<int>(kForwardBlockThreads);
   return std::max(
@@ -159,8 +162,12 @@ bool has_details(const PlanChoice& choice) {
 
 // Is it the variant's choice but for details?
 bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {
-  const PlanChoice simple{
-      .lanes = v.lanes, .channels = v.channels, .cut = v.cut, .warps = v.warps, .slices = choice.slices};
+  const PlanChoice simple{.lanes = v.lanes,
+                          .channels = v.channels,
+                          .cut = v.cut,
+                          .warps = v.warps,
+                          .slices = choice.slices,
+                          .served = v.served};
   return without_details(choice) == simple;
 }
 
@@ -183,9 +190,10 @@ class Best {
     if (best_.slots == 0 || (is_wanted && !found_) || (is_wanted == found_ && c.clocks < best_.clocks)) best_ = c;
     found_ = found_ || is_wanted;
   }
-  // Details wanted of candidates with one warp to a block, or with more; 0 where nothing is.
-  PlanChoice details(bool relay) const {
-    return wanted_ != nullptr && (wanted_->warps > 1) == relay ? *wanted_ : PlanChoice{};
+  // Details wanted of this kernel's candidates; 0 where nothing is.
+  PlanChoice details(bool relay, bool served = false) const {
+    const bool meant = wanted_ != nullptr && (wanted_->warps > 1) == relay && wanted_->served == served;
+    return meant ? *wanted_ : PlanChoice{};
   }
   const Candidate& get() const { return best_; }
 
@@ -277,7 +285,7 @@ std::size_t prepared_floats(const ForwardVariant& v, const SelectiveScanProblem&
 }
 
 bool can_be_prepared(const ForwardVariant& v, const SelectiveScanProblem& problem) {
-  return v.warps == 1 && problem.seqlen > 0 && !v.is_complex && v.b_order != ProjectionOrder::kConstant &&
+  return v.warps == 1 && !v.served && problem.seqlen > 0 && !v.is_complex && v.b_order != ProjectionOrder::kConstant &&
          v.c_order != ProjectionOrder::kConstant;
 }
 
@@ -354,16 +362,19 @@ void consider_shape(const SelectiveScanProblem& problem, const driver::DeviceRep
   }
 }
 
-// All ways to share a channel's states among lanes and channels among warps.
-void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                      const ForwardVariant& base, Best& best) {
-  const int dstate = static_cast<int>(problem.dstate);
-  const int most_lanes = std::min(32, next_power_of_two(dstate));
-  // Complex states: see complex_lane.cuh. Where the final state replaces the initial one, a slot that still needs the
-  // initial one may run after the slot that writes the final one; of invariant scans compose.cu has read it by then.
-  // Invariant packed ones: see choose_invariant().
+// Complex states: see complex_lane.cuh. Where the final state replaces the initial one, a slot that still needs the
+// initial one may run after the slot that writes the final one; of invariant scans compose.cu has read it by then.
+// Invariant packed ones: see choose_invariant().
+bool may_be_cut(const SelectiveScanProblem& problem, const ForwardVariant& base) {
   const bool in_place = problem.initial_state.data != nullptr && problem.initial_state.data == problem.final_state.data;
-  const bool may_cut = !base.is_complex && (base.chunk_invariant ? !base.packed : !in_place);
+  return !base.is_complex && (base.chunk_invariant ? !base.packed : !in_place);
+}
+
+// Calls visit(shape) for all ways to share a channel's states among lanes and channels among warps.
+template <class Visit>
+void for_each_shape(const ForwardVariant& base, const Visit& visit) {
+  const int dstate = base.dstate;
+  const int most_lanes = std::min(32, next_power_of_two(dstate));
   for (int lanes = fewest_lanes(dstate); lanes <= most_lanes; lanes *= 2)
     for (int channels : {1, 2})
       for (int states = ceil_div(dstate, lanes); states <= padded_states(base, lanes); ++states) {
@@ -371,14 +382,14 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
         shape.lanes = static_cast<std::int16_t>(lanes);
         shape.channels = static_cast<std::int16_t>(channels);
         shape.states = static_cast<std::int16_t>(states);
-        consider_shape(problem, device, shape, may_cut, best);
+        visit(shape);
       }
 }
 
 // ---- warps that take turns (relay.cu) ----
 
 bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
-  if (v.warps == 1) return v.shared_bytes() <= kMostStaticShared;
+  if (v.warps == 1 && !v.served) return v.shared_bytes() <= kMostStaticShared;
   return v.dynamic_shared_bytes() <= std::max(kMostStaticShared, device.shared_per_block_optin);
 }
 
@@ -389,7 +400,6 @@ bool fits_registers(const ForwardVariant& v) {
 }
 
 int relay_blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
-  constexpr std::size_t kReservedPerBlock = 1024;
   const std::size_t by_shared = device.shared_per_sm / (v.dynamic_shared_bytes() + kReservedPerBlock);
   return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), block_slots(device)}));
 }
@@ -442,12 +452,66 @@ void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceRep
       }
 }
 
-// The one wanted where it is possible, otherwise the fastest by the model. relay: that kernel may be used.
+// ---- warps that others move tiles for (served.cu) ----
+
+// Before Ampere copies go through registers, and what a scheduler has besides its one warp is no faster then. B and C
+// of many states keep the serving warp busy for longer than the other one.
+bool can_be_served(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
+  constexpr Index kMostStates = 16;
+  return device.major >= 8 && problem.dstate <= kMostStates && !problem.is_complex && problem.cu_seqlens == nullptr &&
+         problem.seqlen > 0;
+}
+
+// Rows of this shape, whole, a scheduler having one warp that scans or two, or shares of them, a scheduler having one.
+void consider_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                           const ForwardVariant& shape, bool may_cut, Best& best) {
+  const PlanChoice wanted = best.details(false, true);
+  const Index sms = std::max(device.sm_count, 1);
+  Candidate c;
+  c.variant = shape;
+  ForwardVariant& v = c.variant;
+  v.served = true;
+  v.stages = kServedStages;
+  if (wanted.tile > 0) v.tile = wanted.tile;
+  set_projections(problem, v);
+  set_accesses(problem, v);
+  while (wanted.tile == 0 && !fits_shared_memory(v, device) && v.tile * element_size(v.dtype) > 32) {
+    v.tile /= 2;
+    set_projections(problem, v);
+    set_accesses(problem, v);
+  }
+  v.unroll = std::min(wanted.unroll > 0 ? wanted.unroll : kServedSteps, v.tile);
+  if (v.states * v.channels > kMostServedStates || (v.channels > 1 && is_shifted(v))) return;
+  if (!fits_shared_memory(v, device)) return;
+  c.rows = rows_of(problem, v);
+  if (c.rows > std::numeric_limits<int>::max()) return;
+  const Index schedulers = 4 * sms;
+  const bool has_room = device.shared_per_sm >= 2 * (v.dynamic_shared_bytes() + kReservedPerBlock);
+  v.min_blocks = c.rows > schedulers && has_room && v.states * v.channels <= kMostServedStates / 2 ? 2 : 1;
+  const double memory = clocks_of_memory(v, c.rows, problem.seqlen, memory_bytes_per_clock(device));
+  c.slots = c.rows;
+  c.clocks = bounded_by_memory(clocks_served(v, c.rows, v.min_blocks, problem.seqlen, sms), memory);
+  best.consider(c);
+  if (!may_cut || c.rows >= schedulers) return;
+  v.cut = true;
+  c.slots = std::min<Index>(schedulers, c.rows * ceil_div<Index>(problem.seqlen, v.tile) / 2);
+  if (c.slots <= c.rows) return;
+  c.clocks = bounded_by_memory(clocks_served_cut(v, c.rows, c.slots, problem.seqlen), memory);
+  best.consider(c);
+}
+
+// The one wanted where it is possible, otherwise the fastest by the model. whole_problem: not one slice of it, so that
+// all kernels may be used.
 Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
-                 bool relay, const PlanChoice* wanted) {
+                 bool whole_problem, const PlanChoice* wanted) {
   Best best(wanted);
-  consider_forward(problem, device, base, best);
-  if (relay && is_served_by_relay(problem, device)) consider_relay(problem, device, base, best);
+  const bool may_cut = may_be_cut(problem, base);
+  const bool may_serve = whole_problem && can_be_served(problem, device);
+  for_each_shape(base, [&](const ForwardVariant& shape) {
+    consider_shape(problem, device, shape, may_cut, best);
+    if (may_serve) consider_served_shape(problem, device, shape, may_cut, best);
+  });
+  if (whole_problem && is_served_by_relay(problem, device)) consider_relay(problem, device, base, best);
   if (best.get().slots == 0)
     throw ArgumentError("batch * dim: got " + std::to_string(problem.batch) + " * " + std::to_string(problem.dim) +
                         ", which needs more than 2^31 - 1 blocks; split the batch");
@@ -522,6 +586,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_STATES", v.states);
   define("MS_CHANNELS", v.channels);
   define("MS_WARPS", v.warps);
+  define("MS_SERVED", v.served);
   define("MS_MIN_BLOCKS", v.min_blocks);
   define("MS_TILE", v.tile);
   define("MS_STAGES", v.stages);
@@ -591,7 +656,7 @@ ForwardVariant carry_variant(ForwardVariant v) {
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
-  v.has_d = v.has_z = v.has_initial = v.has_final = false;
+  v.has_d = v.has_z = v.has_initial = v.has_final = v.served = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);
   v.unroll = std::min<std::int16_t>(8, v.tile);
@@ -672,11 +737,13 @@ std::size_t ForwardVariant::shared_bytes() const {
     const bool reorders = is_carry && lanes > 1 && states > 1;
     return static_cast<std::size_t>(stages) * (sequences + of_tile) + piece + (reorders ? of_tile : 32);
   }
-  return static_cast<std::size_t>(stages) * (sequences + raw(b_order, b_access) + raw(c_order, c_access)) + piece +
-         of_tile;
+  const std::size_t of_stage = sequences + raw(b_order, b_access) + raw(c_order, c_access);
+  if (served) return static_cast<std::size_t>(stages) * (of_stage + of_tile) + piece;
+  return static_cast<std::size_t>(stages) * of_stage + piece + of_tile;
 }
 
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
+  if (served) return scan_slots() * shared_bytes();
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
   const bool shares_inputs = lanes > 1 && !(seq_contiguous && dtype == DType::kFloat32 && lanes <= 4);
@@ -688,10 +755,11 @@ std::size_t ForwardVariant::dynamic_shared_bytes() const {
 }
 
 jit::Variant ForwardVariant::scan() const {
-  if (warps == 1) return make_variant(*this, "selective_scan/forward.cu", "selective_scan_forward");
-  jit::Variant relay = make_variant(*this, "selective_scan/relay.cu", "selective_scan_relay");
-  relay.defines.emplace_back("MS_SHARED_BYTES", std::to_string(dynamic_shared_bytes()));
-  return relay;
+  jit::Variant out = served      ? make_variant(*this, "selective_scan/served.cu", "selective_scan_served")
+                     : warps > 1 ? make_variant(*this, "selective_scan/relay.cu", "selective_scan_relay")
+                                 : make_variant(*this, "selective_scan/forward.cu", "selective_scan_forward");
+  if (dynamic_shared_bytes() > 0) out.defines.emplace_back("MS_SHARED_BYTES", std::to_string(dynamic_shared_bytes()));
+  return out;
 }
 
 jit::Variant ForwardVariant::carry() const {

@@ -1,6 +1,6 @@
 // How one forward scan is run on a CUDA device: which specialisation of
-// kernels/selective_scan/{forward,relay,carry,compose,prepare}.cu, and how its rows are dealt out to warps. Depends on
-// the problem's class and the device's size only, so it can be tested without a GPU.
+// kernels/selective_scan/{forward,served,relay,carry,compose,prepare}.cu, and how its rows are dealt out to warps.
+// Depends on the problem's class and the device's size only, so it can be tested without a GPU.
 #pragma once
 
 #include <compare>
@@ -29,6 +29,7 @@ struct ForwardVariant {
   std::int16_t states = 8;
   std::int16_t channels = 4;
   std::int16_t warps = 1;  // of a block: of relay.cu more than one
+  bool served = false;     // served.cu: warps that scan, and others that move tiles for them
   std::int16_t min_blocks = 12;
   std::int16_t tile = 16;
   std::int16_t stages = 2;
@@ -63,11 +64,13 @@ struct ForwardVariant {
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
-  unsigned block_threads() const { return 32 * static_cast<unsigned>(warps); }
-  std::size_t shared_bytes() const;          // of a warp: all that forward.cu has
-  std::size_t dynamic_shared_bytes() const;  // of a block of relay.cu; 0: all is static
+  unsigned scan_slots() const { return served ? 4 : 1; }  // of a block of scan()
+  unsigned scan_threads() const { return 32 * (served ? 2 * scan_slots() : static_cast<unsigned>(warps)); }
+  unsigned scan_blocks(int slots) const { return (static_cast<unsigned>(slots) + scan_slots() - 1) / scan_slots(); }
+  std::size_t shared_bytes() const;          // of a warp, or pair of warps: all that forward.cu has
+  std::size_t dynamic_shared_bytes() const;  // of a block of relay.cu or served.cu; 0: all is static
 
-  jit::Variant scan() const;     // forward.cu, or relay.cu
+  jit::Variant scan() const;     // forward.cu, served.cu or relay.cu
   jit::Variant carry() const;    // only when cut
   jit::Variant compose() const;  // only when cut and chunk_invariant
   jit::Variant prepare() const;  // only when prepared
@@ -87,9 +90,9 @@ MAMBA_SCAN_API Index fewer_slices(Index slices);
 
 struct ForwardPlan {
   ForwardVariant variant;  // of the largest slice, usually the only one
-  // params.slots blocks of variant.block_threads(). Pointers to scratch memory are null: the launch sets them.
-  // params.problem is the problem in the order of scanning: one with `reverse` begins at its last step and has negative
-  // strides over steps.
+  // variant.scan_blocks(params.slots) blocks of variant.scan_threads(). Pointers to scratch memory are null: the launch
+  // sets them. params.problem is the problem in the order of scanning: one with `reverse` begins at its last step and
+  // has negative strides over steps.
   SelectiveScanForwardParams params;
   int slices = 1;
   Index slice_states = 0;             // of every slice but the last; 0 when there is only one
@@ -130,6 +133,7 @@ struct PlanChoice {
   std::int16_t min_blocks = 0;
   std::int16_t warps = 1;   // more: relay.cu, which is never cut and has no unroll of its own
   std::int16_t slices = 0;  // of the states. 0: as plan_forward() would have it
+  bool served = false;      // served.cu
 
   auto operator<=>(const PlanChoice&) const = default;
 };

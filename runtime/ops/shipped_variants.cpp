@@ -101,7 +101,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
                        Kind kind = {}) {
     add_plan(plan_forward(problem_of(dtype, seq_last, dstate, batch, 65536, full, constant_b, kind), device));
   };
-  constexpr Index kFew = 1, kMany = 64;  // sequences: cut in time, and whole
+  constexpr Index kFew = 1, kFewRows = 8, kMany = 64;  // sequences: cut in time, and whole
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (bool seq_last : {false, true}) {
       add(dtype, seq_last, 16, kMany, false, false);
@@ -122,6 +122,17 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   add(DType::kBFloat16, false, 32, kMany, false, true, {.is_complex = true});
   add(DType::kFloat16, false, 512, kMany, true, false);
   add(DType::kFloat32, true, 512, kMany, true, false);
+  // Rows about as many as schedulers, whose warps are served by others.
+  const auto add_served = [&](DType dtype, bool seq_last, Index dstate, std::int16_t lanes, bool full) {
+    const PlanChoice served{.lanes = lanes, .served = true};
+    add_plan(plan_forward(problem_of(dtype, seq_last, dstate, kFewRows, 2048, full, false, {}), device, &served));
+  };
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+    for (bool seq_last : {false, true}) add_served(dtype, seq_last, 8, 1, true);
+  for (bool full : {false, true}) {
+    add_served(DType::kFloat16, false, 4, 1, full);
+    add_served(DType::kFloat16, full, 16, 2, full);
+  }
   // Short sequences, whose warps take turns.
   const auto add_short = [&](DType dtype, bool seq_last, Index dstate, PlanChoice shape, bool full, Kind kind = {}) {
     const auto problem = problem_of(dtype, seq_last, dstate, kFew, 1024, full, false, kind);

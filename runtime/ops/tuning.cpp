@@ -56,7 +56,8 @@ PlanChoice choice_of(const ForwardPlan& plan) {
           .stages = v.stages,
           .min_blocks = v.min_blocks,
           .warps = v.warps,
-          .slices = static_cast<std::int16_t>(plan.slices)};
+          .slices = static_cast<std::int16_t>(plan.slices),
+          .served = v.served};
 }
 
 namespace {
@@ -78,7 +79,9 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
   const auto add_all = [&](std::int16_t slices) {
     for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
       for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
-        for (const bool cut : {false, true}) add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices});
+        for (const bool cut : {false, true})
+          for (const bool served : {false, true})
+            add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices, .served = served});
         for (const std::int16_t warps : {4, 8, 16})
           add({.lanes = lanes, .channels = channels, .warps = warps, .slices = slices});
       }
@@ -112,6 +115,7 @@ std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& proble
     add(detail, choice.*detail / 2);
     add(detail, choice.*detail * 2);
   }
+  if (choice.served) return neighbours;  // four stages, and a block for each multiprocessor
   add(&PlanChoice::stages, choice.stages - 1);
   add(&PlanChoice::stages, choice.stages + 1);
   const int blocks = choice.warps > 1 ? 1 : 4;

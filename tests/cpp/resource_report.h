@@ -20,6 +20,11 @@ struct KernelRow {
   int capability = 0;
 };
 
+// All that a plan's scan launches.
+inline Index warps_of(const ops::ForwardPlan& plan) {
+  return Index{plan.variant.scan_blocks(plan.params.slots)} * (plan.variant.scan_threads() / 32);
+}
+
 // One scan on one GPU: its plan, the kernel that the plan asks for, and how far from the roof it should end.
 struct PlanRow {
   const GpuModel* gpu = nullptr;
@@ -30,11 +35,11 @@ struct PlanRow {
   Occupancy occupancy() const {
     const ops::ForwardVariant& v = plan.variant;
     const auto shared = info.shared_bytes + static_cast<std::int64_t>(v.dynamic_shared_bytes());
-    return occupancy_of(info.registers, shared, static_cast<int>(v.block_threads()), *sm_limits_of(gpu->capability));
+    return occupancy_of(info.registers, shared, static_cast<int>(v.scan_threads()), *sm_limits_of(gpu->capability));
   }
   // Of the launch that has most, on all schedulers of the GPU.
   double warps_per_scheduler() const {
-    const double warps = static_cast<double>(plan.params.slots) * plan.variant.warps;
+    const auto warps = static_cast<double>(warps_of(plan));
     const double resident = static_cast<double>(occupancy().warps()) * gpu->sm_count;
     return std::min(warps, resident) / (4.0 * gpu->sm_count);
   }
@@ -53,10 +58,10 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
   return "";
 }
 
-// Threads of a block, and its shared memory: that of the relay kernel is dynamic.
+// Threads of a block, and its shared memory, dynamic where a block is several warps.
 inline int block_threads_of(const jit::Variant& variant) {
   if (variant.entry == "selective_scan_prepare") return kPrepareThreads;
-  return 32 * std::stoi(define_of(variant, "MS_WARPS"));
+  return define_of(variant, "MS_SERVED") == "1" ? 256 : 32 * std::stoi(define_of(variant, "MS_WARPS"));
 }
 
 inline std::int64_t shared_bytes_of(const jit::Variant& variant, const jit::BinaryInfo& info) {
@@ -93,7 +98,8 @@ inline void write_kernels(std::ostream& out, const std::vector<KernelRow>& rows)
   out << "# What the kernels take\n\n"
          "From the compiler's own figures and the limits of each architecture. Blocks are of "
       << ops::kForwardBlockThreads
-      << " threads, those of selective_scan_relay and selective_scan_prepare of more; \"bound by\" says what keeps a "
+      << " threads, those of selective_scan_served, selective_scan_relay and selective_scan_prepare of more; \"bound "
+         "by\" says what keeps a "
          "further one off the SM.\n\n"
          "| arch | kernel | dtype | N | lanes x states x channels | tile | registers | spilled bytes | shared bytes | "
          "blocks/SM | warps/SM | bound by | switches |\n"
@@ -124,10 +130,10 @@ inline void write_plans(std::ostream& out, const std::vector<PlanRow>& rows) {
   for (const PlanRow& row : rows) {
     const SelectiveScanProblem& p = row.problem;
     out << "| " << row.gpu->name << " | " << p.batch << ", " << p.seqlen << ", " << p.dim << ", " << p.dstate << " | "
-        << static_cast<Index>(row.plan.params.slots) * row.plan.variant.warps << " | "
-        << cell(row.warps_per_scheduler(), 2) << " | " << row.info.registers << " | " << row.occupancy().blocks()
-        << " | " << (row.exp_us() >= row.memory_us() ? "exponentials" : "memory") << " | " << cell(row.roof_us(), 1)
-        << " | " << cell(row.expected_us(), 1) << " | " << cell(row.expected_us() / row.roof_us(), 2) << " |\n";
+        << warps_of(row.plan) << " | " << cell(row.warps_per_scheduler(), 2) << " | " << row.info.registers << " | "
+        << row.occupancy().blocks() << " | " << (row.exp_us() >= row.memory_us() ? "exponentials" : "memory") << " | "
+        << cell(row.roof_us(), 1) << " | " << cell(row.expected_us(), 1) << " | "
+        << cell(row.expected_us() / row.roof_us(), 2) << " |\n";
   }
 }
 

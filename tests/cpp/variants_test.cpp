@@ -249,7 +249,7 @@ TEST(Resources, EveryPlanHasWarpsForTheSchedulers) {
       if (fewest == 0) continue;
       ++(fewest == kAll ? all : some);
       const ops::ForwardPlan plan = ops::plan_forward(p, test::report_of(gpu));
-      const Index warps = Index{plan.params.slots} * plan.variant.warps;
+      const Index warps = test::warps_of(plan);
       EXPECT_GE(static_cast<double>(warps), fewest * 4 * gpu.sm_count)
           << gpu.name << ": " << p.batch << " x " << p.seqlen << " x " << p.dim << " x " << p.dstate
           << (i % 2 == 1 ? ", sequence last" : "");

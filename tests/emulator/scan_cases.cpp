@@ -246,6 +246,60 @@ std::vector<ScanCase> scan_cases() {
     scan.choice.tile = 8, scan.choice.stages = 4, scan.choice.min_blocks = 2;
   }
 
+  // Warps that others move tiles for: every type in both layouts; fewer tiles than stages, as many, more; the last one
+  // ragged; blocks with pairs of warps that have nothing to do.
+  const auto add_served = [&](const char* name, DType dtype, Layout layout, int lanes, int channels,
+                              std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, layout).everything();
+    scan.seqlens = std::move(seqlens);
+    scan.choice = {
+        .lanes = static_cast<std::int16_t>(lanes), .channels = static_cast<std::int16_t>(channels), .served = true};
+    scan.shared_kib = 200;  // for four pairs of warps
+    return scan;
+  };
+  add_served("ServedFloat16Steps", f16, steps, 1, 1, {1, 15, 16, 17, 64, 101}).dim = 37;
+  add_served("ServedFloat32Steps", f32, steps, 1, 1, {7, 8, 9, 33, 71}).dim = 37;
+  add_served("ServedBFloat16Steps", bf16, steps, 2, 1, {67}).dim = 150;
+  add_served("ServedFloat16Channels", f16, channels, 1, 1, {16, 33, 127}).dim = 37;
+  add_served("ServedFloat32Channels", f32, channels, 2, 1, {9, 71});
+  add_served("ServedBFloat16Channels", bf16, channels, 4, 1, {67});
+  add_served("ServedTwoChannels", f16, steps, 4, 2, {83});
+  add_served("ServedFourStates", f16, steps, 1, 1, {32, 83, 161}).dstate = 4;
+  add_served("ServedTwoStatesOfTwoChannels", bf16, steps, 2, 2, {83}).dstate = 4;
+  add_served("ServedEightStates", f16, channels, 1, 1, {83, 161}).dstate = 8;
+  add_served("ServedThirteenStates", f32, channels, 1, 1, {41}).dstate = 13;
+  add_served("ServedOneState", f16, steps, 1, 1, {83}).dstate = 1;
+  add_served("ServedBare", f16, steps, 1, 1, {41}).bare();
+  add_served("ServedBareChannels", f32, channels, 1, 1, {41}).bare();
+  {
+    ScanCase& scan = add_served("ServedBiasFinal", f16, steps, 1, 1, {41}).bare();
+    scan.bias = scan.final = true;
+  }
+  {
+    ScanCase& scan = add_served("ServedGroups", f16, steps, 1, 1, {41});
+    scan.dim = 3 * 11, scan.ngroups = 3, scan.batch = 3;
+  }
+  {
+    ScanCase& scan = add_served("ServedConstantB", f32, steps, 1, 1, {41});
+    scan.constant_B = true;
+  }
+  {
+    ScanCase& scan = add_served("ServedConstantC", f16, channels, 1, 1, {41});
+    scan.constant_C = true;
+  }
+  add_served("ServedDense", f16, steps, 1, 1, {41}).spacing = Spacing::kDense;
+  add_served("ServedDenseChannels", f16, channels, 1, 1, {41}).spacing = Spacing::kDense;
+  add_served("ServedShifted", bf16, channels, 2, 1, {41}).spacing = Spacing::kShifted;
+  add_served("ServedStrided", f32, steps, 1, 1, {41}).spacing = Spacing::kStrided;
+  add_served("ServedGateInOtherLayout", f32, channels, 1, 1, {41}).other_layout_z = true;
+  add_served("ServedReverse", f16, steps, 1, 1, {32, 41}).reverse = true;
+  add_served("ServedReverseChannels", f16, channels, 1, 1, {32, 41, 80}).reverse = true;
+  add_served("ServedInPlace", f32, steps, 1, 1, {41}).state_in_place = true;
+  {
+    ScanCase& scan = add_served("ServedTuned", f16, steps, 1, 1, {101});
+    scan.choice.tile = 8, scan.choice.unroll = 4, scan.choice.stages = 4, scan.choice.min_blocks = 1;
+  }
+
   // B and C that do not change with time.
   add("ConstantB", f32, steps).constant_B = true;
   add("ConstantC", f16, steps).constant_C = true;
@@ -280,6 +334,14 @@ std::vector<ScanCase> scan_cases() {
   {
     ScanCase& scan = add_long("LongTunedLongTiles", f16, steps, 333).everything();
     scan.dim = 37, scan.choice = {2, 1, true, 64, 16, 3, 8};
+  }
+  {
+    ScanCase& scan = add_long("LongServed", f16, steps, 333).everything();
+    scan.dim = 37, scan.choice = {.lanes = 1, .cut = true, .served = true}, scan.shared_kib = 200;
+  }
+  {
+    ScanCase& scan = add_long("LongServedChannels", f32, channels, 201).everything();
+    scan.choice = {.lanes = 2, .cut = true, .served = true}, scan.shared_kib = 200;
   }
   {
     ScanCase& scan = add_long("LongStateInPlace", f32, steps, 201);
@@ -541,7 +603,7 @@ mamba_scan::driver::DeviceReport device_for(const ScanCase& scan) {
   device.sm_count = scan.sm_count;
   device.max_threads_per_sm = 1536;
   device.shared_per_block = 48 * 1024;
-  device.shared_per_block_optin = 99 * 1024;
+  device.shared_per_block_optin = static_cast<std::size_t>(std::max(100, scan.shared_kib) - 1) * 1024;
   device.shared_per_sm = static_cast<std::size_t>(scan.shared_kib) * 1024;
   return device;
 }

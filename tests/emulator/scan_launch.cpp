@@ -12,24 +12,24 @@ namespace {
 
 using mamba_scan::ops::PlanChoice;
 
-// What the case chooses, or else the plan, but forward.cu even where relay.cu should be faster: most of these short
-// problems would get that.
+// What the case chooses, or else the plan, but forward.cu even where another kernel should be faster: most of these
+// short problems would get relay.cu.
 mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan) {
   const auto device = device_for(scan);
   if (scan.choice.lanes > 0) {
     const auto plan = mamba_scan::ops::plan_forward(problem, device, &scan.choice, scan.preparation);
     PlanChoice made = choice_of(plan);
     made.slices = scan.choice.slices;
-    if (std::tie(made.lanes, made.channels, made.cut, made.warps) !=
-            std::tie(scan.choice.lanes, scan.choice.channels, scan.choice.cut, scan.choice.warps) ||
+    if (std::tie(made.lanes, made.channels, made.cut, made.warps, made.served) !=
+            std::tie(scan.choice.lanes, scan.choice.channels, scan.choice.cut, scan.choice.warps, scan.choice.served) ||
         (scan.choice.tile > 0 && made != scan.choice))
       throw std::runtime_error("the plan of " + scan.name + " is not the one chosen");
     return plan;
   }
   const auto plan = mamba_scan::ops::plan_forward(problem, device, nullptr, scan.preparation);
-  if (plan.variant.warps == 1) return plan;
+  if (plan.variant.warps == 1 && !plan.variant.served) return plan;
   for (const auto& expected : mamba_scan::ops::plan_choices(problem, device))
-    if (expected.choice.warps == 1)
+    if (expected.choice.warps == 1 && !expected.choice.served)
       return mamba_scan::ops::plan_forward(problem, device, &expected.choice, scan.preparation);
   throw std::runtime_error("there is no plan of " + scan.name + " with forward.cu");
 }
@@ -81,7 +81,8 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
       launch.blocks = 0;
     }
     launch.variant = slice.variant.scan();
-    launch.geometry.block.x = slice.variant.block_threads();
+    launch.geometry.block.x = slice.variant.scan_threads();
+    launch.slots_of_block = slice.variant.scan_slots();
     launch.geometry.dynamic_shared_bytes = slice.variant.dynamic_shared_bytes();
     out.launches.push_back(launch);
   }
@@ -98,7 +99,8 @@ PlannedScan with_slots(const PlannedScan& plan, int slots, int slots_per_row, De
     carry_delta = device.allocate<float>("carry_delta" + name, count * plan.carry_delta_per_slot);
   }
   for (KernelLaunch& launch : out.launches) {
-    launch.geometry.grid.x = launch.blocks != 0 ? launch.blocks : static_cast<unsigned>(slots);
+    const auto of_slots = (static_cast<unsigned>(slots) + launch.slots_of_block - 1) / launch.slots_of_block;
+    launch.geometry.grid.x = launch.blocks != 0 ? launch.blocks : of_slots;
     launch.params.slots = slots;
     launch.params.slots_per_row = slots_per_row;
     launch.params.carry_state = carry_state;

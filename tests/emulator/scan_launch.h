@@ -13,7 +13,8 @@ namespace emulator {
 struct KernelLaunch {
   mamba_scan::jit::Variant variant;
   Launch geometry;
-  unsigned blocks = 0;  // 0: one for each slot
+  unsigned blocks = 0;  // 0: one for every so many slots
+  unsigned slots_of_block = 1;
   mamba_scan::SelectiveScanForwardParams params;
 };
 

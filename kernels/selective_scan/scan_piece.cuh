@@ -1,0 +1,270 @@
+// What a warp does with a piece of a row, apart from moving tiles: the state that the piece begins with, the steps of a
+// tile, and whose the state at its end is. In forward.cu a warp moves its tiles itself, in served.cu another does.
+#pragma once
+
+#if MS_COMPLEX
+#include "selective_scan/complex_lane.cuh"
+#else
+#include "selective_scan/lane.cuh"
+#endif
+#include "selective_scan/tile_outputs.cuh"
+#include "selective_scan/tile_values.cuh"
+
+namespace mamba_scan {
+namespace {
+
+#if !MS_COMPLEX
+#if MS_INVARIANT
+// The state at the start of a segment, as compose.cu has left it.
+__device__ __forceinline__ void load_composed(const SelectiveScanForwardParams& params, LaneId id, Lane& self) {
+  const float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32);
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r)
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) self.state[r][s] = state[carry_place(id, r, state_of(id.part, s))];
+}
+#endif
+
+#if MS_CUT
+// The state at the start of a slot's first piece, which lies inside a row: the carries of the slots before it, each
+// decayed by the sum of delta since, until the sequence's begin is reached or nothing older is left to see.
+__device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& params, const Shared& shared, LaneId id,
+                                              Lane& self) {
+  const Piece& piece = shared.piece;
+  const Row& row = piece.row;
+  int first_tile = piece.next - piece.end;  // the sequence's, counted over all rows
+#if MS_PACKED
+  first_tile += static_cast<int>(sequence_begin(params.problem, shared.sequence) / kTile);
+#endif
+  // Carries read at once: what one costs is the way to memory and back.
+  constexpr int kTogether = kChannels * kStates >= 32 ? 1 : kChannels * kStates <= 4 ? 8 : 32 / (kChannels * kStates);
+  float since[kChannels];  // sum of delta from the end of the slot looked at to the start of this one
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) since[r] = 0.0f;
+  set_zero(self.state);
+  bool alive = true, reached = false;  // the same in all lanes
+  int from = this_slot();
+  do {
+    float state[kTogether][kChannels][kStates], delta[kTogether][kChannels];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const Index slot = max(from - 1 - i, 0);
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) {
+        delta[i][r] = params.carry_delta[slot * (kChannels * 32) + r * 32 + id.lane];
+#pragma unroll
+        for (int s = 0; s < kStates; ++s)
+          state[i][r][s] =
+              params.carry_state[slot * (kChannels * kStates * 32) + carry_place(id, r, state_of(id.part, s))];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (!alive || reached) break;
+      --from;
+      bool any = false;
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) {
+        const float older = since[r] + delta[i][r];
+#pragma unroll
+        for (int s = 0; s < kStates; ++s) {
+          self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * state[i][r][s];
+          const bool exists = channel_of(id, r) < row.channels && state_of(id.part, s) < kDState;
+          any = any || (exists && !(older * self.rate[r][s] < kDecayed));
+        }
+        since[r] = older;
+      }
+      alive = __any_sync(kAllLanes, any);
+      reached = slot_range(params, from).begin <= first_tile;
+    }
+  } while (alive && !reached);
+#if MS_HAS_INITIAL
+  if (!alive) return;
+  const StateTensor& tensor = params.problem.initial_state;
+  const float* initial = row_states(params.problem, tensor, shared);
+  for_each_state(row, id, tensor.dim_stride, tensor.state_stride, [&](int r, int s, Index index, bool exists) {
+    if (exists) self.state[r][s] += exp2_fast(since[r] * self.rate[r][s]) * initial[index];
+  });
+#endif
+}
+#endif
+
+// One step for the lane's channels. Returns in y the lane's share of the output before the gate.
+__device__ __forceinline__ void step_states(const Shared& shared, const Stage& stage, int step, LaneId id,
+                                            const float (&dt)[kChannels], const float (&u)[kChannels], Lane& self,
+                                            float (&y)[kChannels]) {
+  float B[kStates], C[kStates], delta_u[kChannels];
+  if constexpr (!kBConstant) read_states(tile_B(shared, stage) + step * kPaddedStates, id.part, 0, B);
+  if constexpr (!kCConstant) read_states(tile_C(shared, stage) + step * kPaddedStates, id.part, 0, C);
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) {
+    delta_u[r] = dt[r] * u[r];
+#if MS_HAS_D
+    y[r] = self.D[r] * u[r];
+#else
+    y[r] = 0.0f;
+#endif
+  }
+#pragma unroll
+  for (int s = 0; s < kStates; ++s)
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+#if MS_B_ORDER == 3
+      B[s] = self.B[r][s];
+#endif
+#if MS_C_ORDER == 3
+      C[s] = self.C[r][s];
+#endif
+      self.state[r][s] = exp2_fast(dt[r] * self.rate[r][s]) * self.state[r][s] + delta_u[r] * B[s];
+      y[r] += self.state[r][s] * C[s];
+    }
+}
+#endif  // !MS_COMPLEX
+
+#if MS_PACKED
+// The sequence that runs at the piece's begin. Those that end there are the piece before's, unless there is none.
+__device__ __forceinline__ void find_sequence(const SelectiveScanProblem& p, Shared& shared, LaneId id) {
+  if (id.lane == 0) {
+    const Index step = static_cast<Index>(shared.piece.begin) * kTile;
+    shared.sequence = step > 0 ? sequence_at(p, step) : 0;
+    shared.boundary = sequence_begin(p, shared.sequence + 1);
+  }
+  __syncwarp();
+}
+
+// At the end of one sequence: on to the next, if there is one.
+__device__ __forceinline__ void next_sequence(const SelectiveScanProblem& p, Shared& shared, LaneId id, Lane& self) {
+  store_state(p, shared, id, self);
+  __syncwarp();
+  if (id.lane == 0) {
+    ++shared.sequence;
+    shared.boundary = shared.sequence < p.sequences ? sequence_begin(p, shared.sequence + 1) : p.seqlen + 1;
+  }
+  __syncwarp();
+  if (shared.sequence < p.sequences) start_state(p, shared, id, self);
+}
+#endif
+
+// Steps begin to end - 1 of the tile in `stage`, B and C in fp32 by now; outputs replace u. PART: steps outside of
+// these belong to other sequences and are left alone; otherwise begin is 0, and there are none from end on.
+template <bool PART>
+__device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& params, const Shared& shared,
+                                             Stage& stage, int tile, int begin, int end, LaneId id, Lane& self) {
+  const bool stores = stores_outputs(id);
+  const auto u_shift = shift_of<MS_U_ACCESS>(params.problem.u, shared.piece.row, id);
+  const auto z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
+#if MS_SLICE
+  const Index row_begin = shared.piece.next - shared.piece.end;
+  float* tile_sums = params.partial_sum + (row_begin + tile) * (kTile * kWarpChannels);
+#endif
+#pragma unroll 1
+  for (int first = PART ? begin / kSteps * kSteps : 0; first < end; first += kSteps) {
+    self.delta.read(stage.delta, first, id);
+    InputReader input;
+    input.read(stage.u, first, id, u_shift);
+    Outputs out;
+#if MS_SLICE
+    read_partial(tile_sums, first, id, stores && !params.first_slice, out);
+#endif
+    float dt[kSteps][kChannels], sums[kOwned][kSteps];
+    self.delta.steps([&](int t) { return first + t < end; }, id, dt);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+      float u[kChannels], sum[kChannels];
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) u[r] = input.value(t, r), sum[r] = 0.0f;
+      if (!PART || (first + t >= begin && first + t < end)) {
+        step_states(shared, stage, first + t, id, dt[t], u, self, sum);
+        reduce_over_lanes(sum, id);
+      }
+#pragma unroll
+      for (int i = 0; i < kOwned; ++i) sums[i][t] = sum[i];
+    }
+    reduce_over_lanes(sums, id);
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i)
+#pragma unroll
+      for (int t = 0; t < kOwnedSteps; ++t) out[i][t] = MS_SLICE ? out[i][t] + sums[i][t] : sums[i][t];
+    const int own = first + id.first_step;
+#if MS_SLICE == 1
+    if (stores) write_partial(tile_sums, first, id, begin - own, end - own, out);
+#else
+    if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, z_shift, out);
+    if (kLanes > 1 || kShifted<MS_U_ACCESS>) __syncwarp();
+    if (stores) keep_outputs<PART>(stage.u, own, id, begin - own, end - own, out);
+#endif
+  }
+}
+
+#if MS_PACKED
+// On to the end of the sequence at hand, or of the tile. Returns false at the end of the tile. What is known between
+// one sequence and the next lies in shared memory: there is no register left for it.
+__device__ __forceinline__ bool scan_sequence(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
+                                              int tile, LaneId id, Lane& self) {
+  const SelectiveScanProblem& p = params.problem;
+  {
+    const int begin = shared.done, steps = steps_of_tile(p, tile);
+    const Index boundary = shared.boundary - static_cast<Index>(tile) * kTile;
+    const int end = static_cast<int>(min(max(boundary, static_cast<Index>(begin)), static_cast<Index>(steps)));
+    __syncwarp();
+    if (id.lane == 0) shared.done = end;
+    __syncwarp();
+    if (begin == 0 && end == steps) {
+      compute_tile<false>(params, shared, stage, tile, 0, end, id, self);
+    } else if (begin < end) {
+      compute_tile<true>(params, shared, stage, tile, begin, end, id, self);
+    }
+  }
+  tile = opaque(tile);
+  if (shared.boundary > static_cast<Index>(tile) * kTile + shared.done) return false;
+  next_sequence(p, shared, id, self);
+  return true;
+}
+#endif
+
+// All steps of the tile in `stage`.
+__device__ __forceinline__ void scan_tile(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
+                                          int tile, bool whole, LaneId id, Lane& self) {
+#if MS_PACKED
+  if (id.lane == 0) shared.done = 0;
+  __syncwarp();
+#pragma unroll 1
+  while (scan_sequence(params, shared, stage, tile, id, self)) {
+  }
+#else
+  compute_tile<false>(params, shared, stage, tile, 0, whole ? kTile : steps_of_tile(params.problem, tile), id, self);
+#endif
+}
+
+// The state that the piece begins with.
+__device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& params, const Shared& shared, LaneId id,
+                                            Lane& self) {
+#if MS_INVARIANT && !MS_COMPLEX
+  if (params.carry_state != nullptr) {
+    load_composed(params, id, self);
+    return;
+  }
+#elif MS_CUT
+  Index first_step = 0;  // of the sequence
+#if MS_PACKED
+  first_step = sequence_begin(params.problem, shared.sequence);
+#endif
+  if (first_step < static_cast<Index>(shared.piece.begin) * kTile) {
+    compose_state(params, shared, id, self);
+    return;
+  }
+#endif
+  start_state(params.problem, shared, id, self);
+}
+
+// Is the state at the piece's end the row's final state? Where compose.cu ran and the row ends with a whole segment, it
+// is what compose.cu has stored: a later call that continues from there would compute the same.
+__device__ __forceinline__ bool hands_out_state(const SelectiveScanForwardParams& params, const Piece& piece) {
+#if MS_INVARIANT
+  if (params.carry_state != nullptr && is_whole_segment(params, piece)) return false;
+#endif
+  return piece.end == params.tiles_per_row;
+}
+
+}  // namespace
+}  // namespace mamba_scan

@@ -1,0 +1,150 @@
+// Which scans get warps that others move tiles for, and how they are dealt out to them, without a device.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "gpu_limits.h"
+#include "ops/plan.h"
+#include "ops/tuning.h"
+#include "problem_without_data.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+using test::memory;
+using test::problem_of;
+
+driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
+
+void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, const driver::DeviceReport& device) {
+  const ForwardVariant& v = plan.variant;
+  SCOPED_TRACE(v.scan().name());
+  EXPECT_EQ(v.scan().entry, "selective_scan_served");
+  EXPECT_EQ(v.scan_threads(), 256u);
+  EXPECT_EQ(v.warps, 1);
+  EXPECT_EQ(v.stages, 4);
+  EXPECT_EQ(v.tile % v.unroll, 0);
+  EXPECT_LE(v.states * v.channels, 16);
+  EXPECT_LE(v.dynamic_shared_bytes(), device.shared_per_block_optin);
+  EXPECT_LE(v.min_blocks * (v.dynamic_shared_bytes() + 1024), device.shared_per_sm);
+  EXPECT_EQ(plan.slices, 1);
+  EXPECT_FALSE(v.prepared) << "the serving warp expands B and C";
+  const auto& params = plan.params;
+  const int rows = params.tiles / params.tiles_per_row;
+  EXPECT_EQ(v.cut, params.slots != rows);
+  EXPECT_GE(4 * v.scan_blocks(params.slots), static_cast<unsigned>(params.slots));
+  EXPECT_LT(4 * (v.scan_blocks(params.slots) - 1), static_cast<unsigned>(params.slots));
+  if (v.cut) {
+    EXPECT_LE(params.slots, 4 * device.sm_count) << "a warp for every scheduler";
+    EXPECT_EQ(v.min_blocks, 1);
+    EXPECT_EQ(v.carry().entry, "selective_scan_carry");
+    EXPECT_GT(plan.carry_state_bytes, 0u);
+  }
+  EXPECT_GE(Index{params.tiles_per_row} * v.tile, p.seqlen);
+}
+
+TEST(ServedPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
+  std::mt19937 random(20261126);
+  const auto pick = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
+  for (int sm_count : {8, 16, 36, 82, 128, 132}) {
+    int whole = 0, cut = 0;
+    for (int i = 0; i < 400; ++i) {
+      const Index groups = pick(1, 3);
+      SelectiveScanProblem p = problem_of(pick(1, 9), pick(100, 9000), groups * pick(1, 900), pick(1, 16),
+                                          static_cast<DType>(pick(0, 2)), pick(0, 1) == 1);
+      p.ngroups = groups;
+      if (pick(0, 1)) p.z = p.u, p.D = p.delta_bias = memory;
+      p.reverse = pick(0, 1) == 1;
+      const driver::DeviceReport device = device_with(sm_count, pick(0, 1) ? 90 : 86);
+      const PlanChoice choice{
+          .lanes = static_cast<std::int16_t>(pick(0, 1) ? 1 : 2), .cut = pick(0, 1) == 1, .served = true};
+      const ForwardPlan plan = plan_forward(p, device, &choice);
+      if (!plan.variant.served) continue;
+      ++(plan.variant.cut ? cut : whole);
+      expect_consistent(p, plan, device);
+    }
+    EXPECT_GT(whole, 50) << sm_count << " multiprocessors";
+    EXPECT_GT(cut, 10) << sm_count << " multiprocessors";
+  }
+}
+
+TEST(ServedPlan, TakesAboutAsManyRowsAsThereAreSchedulers) {
+  const auto device = device_with(132);
+  for (const bool seq_last : {false, true}) {
+    const auto taken = [&](Index batch, Index seqlen, Index dim, Index dstate) {
+      return plan_forward(problem_of(batch, seqlen, dim, dstate, DType::kFloat16, seq_last), device).variant.served;
+    };
+    EXPECT_TRUE(taken(8, 2048, 2048, 4));
+    EXPECT_TRUE(taken(8, 2048, 2048, 8));
+    EXPECT_TRUE(taken(4, 2048, 2048, 16)) << "two lanes of a channel";
+    EXPECT_FALSE(taken(64, 2048, 1536, 16)) << "there are enough warps without";
+    EXPECT_FALSE(taken(8, 2048, 5120, 16)) << "there are enough warps without";
+    EXPECT_FALSE(taken(1, 131072, 2048, 16)) << "more shares of a sequence are faster";
+    EXPECT_FALSE(taken(1, 1024, 2048, 16)) << "turns are faster";
+    EXPECT_FALSE(taken(8, 2048, 2048, 64)) << "too much to expand";
+  }
+}
+
+TEST(ServedPlan, HasTwoBlocksAtOnceWhereThereAreMoreRowsThanSchedulers) {
+  const auto device = device_with(132);
+  const PlanChoice served{.lanes = 1, .served = true};
+  const auto blocks_of = [&](Index dim, Index dstate) {
+    const ForwardPlan plan = plan_forward(problem_of(8, 2048, dim, dstate), device, &served);
+    EXPECT_TRUE(plan.variant.served);
+    return plan.variant.min_blocks;
+  };
+  EXPECT_EQ(blocks_of(2048, 8), 1) << "512 rows for 528 schedulers";
+  EXPECT_EQ(blocks_of(4096, 8), 2);
+  EXPECT_EQ(blocks_of(4096, 16), 1) << "whose registers leave room for one";
+}
+
+TEST(ServedPlan, TakesShorterTilesWhereSharedMemoryIsShort) {
+  const PlanChoice served{.lanes = 1, .served = true};
+  for (const bool seq_last : {false, true}) {
+    const SelectiveScanProblem p = problem_of(8, 2048, 256, 8, DType::kFloat16, seq_last);
+    const ForwardPlan large = plan_forward(p, device_with(36, 90), &served),
+                      small = plan_forward(p, device_with(36, 86), &served);
+    EXPECT_TRUE(large.variant.served && small.variant.served);
+    EXPECT_EQ(large.variant.tile, 32);
+    EXPECT_EQ(small.variant.tile, 16);
+  }
+}
+
+// Not even where it is asked for.
+TEST(ServedPlan, LeavesWhatTheKernelDoesNotServe) {
+  const auto is_served = [&](auto change, int capability = 90) {
+    SelectiveScanProblem p = problem_of(4, 512, 512, 8);
+    change(p);
+    for (const std::int16_t lanes : {1, 2, 4}) {
+      const PlanChoice choice{.lanes = lanes, .served = true};
+      if (plan_forward(p, device_with(36, capability), &choice).variant.served) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(is_served([](auto&) {}));
+  EXPECT_TRUE(is_served([](auto& p) { p.reverse = true; }));
+  EXPECT_TRUE(is_served([](auto& p) { p.B.constant = true; }));
+  EXPECT_TRUE(is_served([](auto& p) { p.u.data = reinterpret_cast<char*>(memory) + 2; })) << "element by element";
+  EXPECT_TRUE(is_served([](auto& p) { p.initial_state = p.final_state = {memory, 0, 8, 1}; }));
+  EXPECT_FALSE(is_served([](auto&) {}, 75)) << "copies go through registers";
+  EXPECT_FALSE(is_served([](auto& p) { p.is_complex = true, p.B.imag_stride = p.C.imag_stride = 1; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.chunk_invariant = true; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.cu_seqlens = reinterpret_cast<const int*>(memory), p.sequences = 1; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.dstate = 17; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 0; }));
+}
+
+TEST(ServedPlan, IsTriedByTuningAndFoundAgain) {
+  const auto device = device_with(132);
+  const SelectiveScanProblem p = problem_of(8, 2048, 2048, 8);
+  int served = 0;
+  for (const ExpectedChoice& expected : plan_choices(p, device)) {
+    const ForwardPlan plan = plan_forward(p, device, &expected.choice);
+    EXPECT_EQ(choice_of(plan), expected.choice);
+    served += plan.variant.served;
+  }
+  EXPECT_GE(served, 2);
+}
+
+}  // namespace
+}  // namespace mamba_scan::ops
