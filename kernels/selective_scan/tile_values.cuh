@@ -162,31 +162,20 @@ __device__ __forceinline__ void expand_vectors(const Element* from, float* to, i
   constexpr int kVector = ORDER == 1 ? (kTile < kAlong ? kTile : kAlong) : kElements % 4 == 0 ? 4 : 1;
   constexpr int kVectors = kElements / kVector;
   using Vector = Elements<kVector>;
-  // A warp with a scheduler to itself reads several before it writes any; the others have no registers for it.
-  constexpr int kPerLane = (kVectors + 31) / 32, kTogether = kServed && kPerLane > 1 ? 2 : 1;
-  Vector vectors[kTogether];
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
+  for (int i = 0; i < (kVectors + 31) / 32; ++i) {
     const int index = i * 32 + lane;
-    if (i % kTogether == 0) {
-#pragma unroll
-      for (int k = 0; k < kTogether && i + k < kPerLane; ++k) {
-        const int next = index + k * 32;
-        if (kVectors % 32 == 0 || next < kVectors)
-          vectors[k] = *reinterpret_cast<const Vector*>(
-              from + (ORDER == 1 ? next % kDState * kTile + next / kDState * kVector : next * kVector));
-      }
-    }
     if (kVectors % 32 != 0 && index >= kVectors) break;
-    const Vector& vector = vectors[i % kTogether];
     if constexpr (ORDER == 1) {
       const int n = index % kDState, first = index / kDState * kVector;
+      const Vector vector = *reinterpret_cast<const Vector*>(from + n * kTile + first);
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
         const int step = kReverse ? kTile - 1 - (first + k) : first + k;
         to[step * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
       }
     } else {
+      const Vector vector = *reinterpret_cast<const Vector*>(from + index * kVector);
       constexpr bool kStayAdjacent = !kInterleavedStates && kPaddedStates == kDState && kStateVector % 4 == 0;
       if constexpr (kVector == 4 && (kStayInOrder || (kStayAdjacent && kParts == 1))) {
         const int step = index * 4 / kRow, n = index * 4 % kRow;
