@@ -331,14 +331,6 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
   if (stores_outputs(id)) keep_outputs<false>(stage.u, id.first_step, id, 0, kTile, y);
 }
 
-// expand_projection() leaves the states that only pad lanes alone.
-__device__ __forceinline__ void clear_padding(Shared& shared, int lane) {
-  if constexpr (kPaddedStates > kDState) {
-    for (int i = lane; i < kTile * kPaddedStates; i += 32) shared.B[i] = shared.C[i] = 0.0f;
-    __syncwarp();
-  }
-}
-
 // What the warp keeps and its first tiles are on their way while the first one reads what it starts from.
 __device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForwardParams& params, RelayShared& block,
                                                       int warp, LaneId id) {
@@ -347,7 +339,7 @@ __device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForward
   __syncwarp();
   keep_lane(params.problem, shared.piece.row, block.kept[warp], id);
   const TileCopies<true> copies(params, shared, id.lane);
-  clear_padding(shared, id.lane);
+  clear_padding(shared, shared.stage[0], id.lane);
   if (warp == 0) {
     Lane self;
     start_state(params.problem, shared, id, self);

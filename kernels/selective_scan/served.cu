@@ -104,7 +104,8 @@ extern "C" __global__ void __launch_bounds__(64 * kPairs, MS_MIN_BLOCKS)
   const bool serves = warp >= kPairs;
   Shared& shared = reinterpret_cast<Shared*>(memory)[pair];
   if (this_slot() >= params.slots) return;
-  clear_shared(shared, thread % 32 + (serves ? 32 : 0), kOfPair);
+  if (serves)
+    for (Stage& stage : shared.stage) clear_padding(shared, stage, thread % 32);
 
   int begin = slot_range(params, this_slot()).begin;
 #pragma unroll 1

@@ -221,11 +221,22 @@ __device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor
   }
 }
 
+// The states that only pad lanes, to which nothing is ever expanded.
+__device__ __forceinline__ void clear_padding(Shared& shared, Stage& stage, int lane) {
+  if constexpr (kPaddedStates > kDState) {
+    for (int i = lane; i < kTile * kPaddedStates; i += 32) {
+      if constexpr (kExpandsB) expanded_B(shared, stage)[i] = 0.0f;
+      if constexpr (kExpandsC) expanded_C(shared, stage)[i] = 0.0f;
+    }
+    __syncwarp();
+  }
+}
+
 // Both.
 __device__ __forceinline__ void expand_projections(const SelectiveScanProblem& p, const Row& row, Shared& shared,
                                                    Stage& stage, int lane) {
-  expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, const_cast<float*>(expanded_B(shared, stage)), lane);
-  expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, const_cast<float*>(expanded_C(shared, stage)), lane);
+  expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, expanded_B(shared, stage), lane);
+  expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, expanded_C(shared, stage), lane);
   if constexpr (kExpandsB || kExpandsC) __syncwarp();
 }
 

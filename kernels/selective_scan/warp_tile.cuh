@@ -206,14 +206,23 @@ struct __align__(16) Shared {
 #endif
 };
 
-// Where B and C of the tile in `stage` are expanded to.
-#if MS_SERVED
-__device__ __forceinline__ const float* expanded_B(const Shared&, const Stage& stage) { return stage.ready_B; }
-__device__ __forceinline__ const float* expanded_C(const Shared&, const Stage& stage) { return stage.ready_C; }
-#else
-__device__ __forceinline__ const float* expanded_B(const Shared& shared, const Stage&) { return shared.B; }
-__device__ __forceinline__ const float* expanded_C(const Shared& shared, const Stage&) { return shared.C; }
-#endif
+// Where B and C of the tile in a stage are expanded to. Templates, so that what is not there is not compiled.
+template <class OfWarp, class OfTile>
+__device__ __forceinline__ auto* expanded_B(OfWarp& shared, OfTile& stage) {
+  if constexpr (kServed) {
+    return stage.ready_B;
+  } else {
+    return shared.B;
+  }
+}
+template <class OfWarp, class OfTile>
+__device__ __forceinline__ auto* expanded_C(OfWarp& shared, OfTile& stage) {
+  if constexpr (kServed) {
+    return stage.ready_C;
+  } else {
+    return shared.C;
+  }
+}
 
 // Where lanes read them.
 __device__ __forceinline__ const float* tile_B(const Shared& shared, const Stage& stage) {
@@ -494,8 +503,8 @@ __device__ __forceinline__ float* row_states(const SelectiveScanProblem& p, cons
   return tensor.data + index * tensor.batch_stride + row.first_channel * tensor.dim_stride;
 }
 
-__device__ __forceinline__ void clear_shared(Shared& shared, int thread, int threads = 32) {
-  for (int i = thread; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += threads)
+__device__ __forceinline__ void clear_shared(Shared& shared, int lane) {
+  for (int i = lane; i < static_cast<int>(sizeof(Shared) / sizeof(unsigned)); i += 32)
     reinterpret_cast<unsigned*>(&shared)[i] = 0u;
   __syncwarp();
 }
