@@ -118,7 +118,7 @@ __device__ __forceinline__ int forget_others(const SelectiveScanForwardParams& p
   const Index first_step = static_cast<Index>(tile) * kTile;
   const Index sequence = sequence_begin(p, sequence_at(p, static_cast<Index>(shared.piece.end) * kTile));
   const int others = static_cast<int>(max(sequence - first_step, Index{0}));
-  forget_steps(p, shared, stage, 0, others, lane);
+  forget_steps(p, shared.piece.row, shared, stage, 0, others, lane);
   return others;
 }
 #endif

@@ -17,11 +17,146 @@
 // stores. Measured on an H100: 157 clocks per step and warp when four warps share a scheduler, 1.23 of the
 // exponentials' 128. A polynomial on the fma pipe in place of one or two of 16 exponentials, or of softplus' own,
 // gained nothing there.
-#include "selective_scan/scan_piece.cuh"
+#include "selective_scan/piece_state.cuh"
 #include "selective_scan/tile_copy.cuh"
+#include "selective_scan/tile_outputs.cuh"
 
 namespace mamba_scan {
 namespace {
+
+#if !MS_COMPLEX
+// The same from u, whose own share of y it returns too.
+__device__ __forceinline__ void step_states(const Shared& shared, const Stage& stage, int step, LaneId id,
+                                            const float (&dt)[kChannels], const float (&u)[kChannels], Lane& self,
+                                            float (&y)[kChannels]) {
+  float delta_u[kChannels];
+#pragma unroll
+  for (int r = 0; r < kChannels; ++r) {
+    delta_u[r] = dt[r] * u[r];
+#if MS_HAS_D
+    y[r] = self.D[r] * u[r];
+#else
+    y[r] = 0.0f;
+#endif
+  }
+  advance_states(shared, stage, step, id, dt, delta_u, self, y);
+}
+#endif
+
+#if MS_PACKED
+// The sequence that runs at the piece's begin. Those that end there are the piece before's, unless there is none.
+__device__ __forceinline__ void find_sequence(const SelectiveScanProblem& p, Shared& shared, LaneId id) {
+  if (id.lane == 0) {
+    const Index step = static_cast<Index>(shared.piece.begin) * kTile;
+    shared.sequence = step > 0 ? sequence_at(p, step) : 0;
+    shared.boundary = sequence_begin(p, shared.sequence + 1);
+  }
+  __syncwarp();
+}
+
+// At the end of one sequence: on to the next, if there is one.
+__device__ __forceinline__ void next_sequence(const SelectiveScanProblem& p, Shared& shared, LaneId id, Lane& self) {
+  store_state(p, shared, id, self);
+  __syncwarp();
+  if (id.lane == 0) {
+    ++shared.sequence;
+    shared.boundary = shared.sequence < p.sequences ? sequence_begin(p, shared.sequence + 1) : p.seqlen + 1;
+  }
+  __syncwarp();
+  if (shared.sequence < p.sequences) start_state(p, shared, id, self);
+}
+#endif
+
+// Steps begin to end - 1 of the tile in `stage`, B and C in fp32 by now; outputs replace u. PART: steps outside of
+// these belong to other sequences and are left alone; otherwise begin is 0, and there are none from end on.
+template <bool PART>
+__device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& params, const Shared& shared,
+                                             Stage& stage, int tile, int begin, int end, LaneId id, Lane& self) {
+  const bool stores = stores_outputs(id);
+  const auto u_shift = shift_of<MS_U_ACCESS>(params.problem.u, shared.piece.row, id);
+  const auto z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
+#if MS_SLICE
+  const Index row_begin = shared.piece.next - shared.piece.end;
+  float* tile_sums = params.partial_sum + (row_begin + tile) * (kTile * kWarpChannels);
+#endif
+#pragma unroll 1
+  for (int first = PART ? begin / kSteps * kSteps : 0; first < end; first += kSteps) {
+    self.delta.read(stage.delta, first, id);
+    InputReader input;
+    input.read(stage.u, first, id, u_shift);
+    Outputs out;
+#if MS_SLICE
+    read_partial(tile_sums, first, id, stores && !params.first_slice, out);
+#endif
+    float dt[kSteps][kChannels], sums[kOwned][kSteps];
+    self.delta.steps([&](int t) { return first + t < end; }, id, dt);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+      float u[kChannels], sum[kChannels];
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) u[r] = input.value(t, r), sum[r] = 0.0f;
+      if (!PART || (first + t >= begin && first + t < end)) {
+        step_states(shared, stage, first + t, id, dt[t], u, self, sum);
+        reduce_over_lanes(sum, id);
+      }
+#pragma unroll
+      for (int i = 0; i < kOwned; ++i) sums[i][t] = sum[i];
+    }
+    reduce_over_lanes(sums, id);
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i)
+#pragma unroll
+      for (int t = 0; t < kOwnedSteps; ++t) out[i][t] = MS_SLICE ? out[i][t] + sums[i][t] : sums[i][t];
+    const int own = first + id.first_step;
+#if MS_SLICE == 1
+    if (stores) write_partial(tile_sums, first, id, begin - own, end - own, out);
+#else
+    if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, z_shift, out);
+    if (kLanes > 1 || kShifted<MS_U_ACCESS>) __syncwarp();
+    if (stores) keep_outputs<PART>(stage.u, own, id, begin - own, end - own, out);
+#endif
+  }
+}
+
+#if MS_PACKED
+// On to the end of the sequence at hand, or of the tile. Returns false at the end of the tile. What is known between
+// one sequence and the next lies in shared memory: there is no register left for it.
+__device__ __forceinline__ bool scan_sequence(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
+                                              int tile, LaneId id, Lane& self) {
+  const SelectiveScanProblem& p = params.problem;
+  {
+    const int begin = shared.done, steps = steps_of_tile(p, tile);
+    const Index boundary = shared.boundary - static_cast<Index>(tile) * kTile;
+    const int end = static_cast<int>(min(max(boundary, static_cast<Index>(begin)), static_cast<Index>(steps)));
+    __syncwarp();
+    if (id.lane == 0) shared.done = end;
+    __syncwarp();
+    if (begin == 0 && end == steps) {
+      compute_tile<false>(params, shared, stage, tile, 0, end, id, self);
+    } else if (begin < end) {
+      compute_tile<true>(params, shared, stage, tile, begin, end, id, self);
+    }
+  }
+  tile = opaque(tile);
+  if (shared.boundary > static_cast<Index>(tile) * kTile + shared.done) return false;
+  next_sequence(p, shared, id, self);
+  return true;
+}
+#endif
+
+// All steps of the tile in `stage`.
+__device__ __forceinline__ void scan_tile(const SelectiveScanForwardParams& params, Shared& shared, Stage& stage,
+                                          int tile, bool whole, LaneId id, Lane& self) {
+#if MS_PACKED
+  if (id.lane == 0) shared.done = 0;
+  __syncwarp();
+#pragma unroll 1
+  while (scan_sequence(params, shared, stage, tile, id, self)) {
+  }
+#else
+  compute_tile<false>(params, shared, stage, tile, 0, whole ? kTile : steps_of_tile(params.problem, tile), id, self);
+#endif
+}
 
 // The whole piece, from the state in `self`.
 __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& params, Shared& shared, LaneId id,
@@ -36,10 +171,10 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
 #pragma unroll 1
   for (; tile < end; ++tile) {
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projections(p, piece.row, shared, stage, id.lane);
+    expand_projections(p, piece.row, stage, shared, id.lane);
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
-      forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
+      forget_steps(p, piece.row, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
     scan_tile(params, shared, stage, tile, whole, id, self);
 #if MS_SLICE != 1
     static_assert(!kShifted<MS_U_ACCESS> || MS_Y_ACCESS != kVectors, "vectors of y lie where those of u were");

@@ -66,5 +66,28 @@ __device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const
 #endif
 }
 
+// One step for the lane's channels. Adds the lane's share of the output before the gate to y.
+template <class OfTile>
+__device__ __forceinline__ void advance_states(const OfTile& of_tile, const Stage& stage, int step, LaneId id,
+                                               const float (&delta)[kChannels], const float (&delta_u)[kChannels],
+                                               Lane& self, float (&y)[kChannels]) {
+  float B[kStates], C[kStates];
+  if constexpr (!kBConstant) read_states(tile_B(of_tile, stage) + step * kPaddedStates, id.part, 0, B);
+  if constexpr (!kCConstant) read_states(tile_C(of_tile, stage) + step * kPaddedStates, id.part, 0, C);
+#pragma unroll
+  for (int s = 0; s < kStates; ++s)
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+#if MS_B_ORDER == 3
+      B[s] = self.B[r][s];
+#endif
+#if MS_C_ORDER == 3
+      C[s] = self.C[r][s];
+#endif
+      self.state[r][s] = exp2_fast(delta[r] * self.rate[r][s]) * self.state[r][s] + delta_u[r] * B[s];
+      y[r] += self.state[r][s] * C[s];
+    }
+}
+
 }  // namespace
 }  // namespace mamba_scan

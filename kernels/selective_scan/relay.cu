@@ -29,6 +29,7 @@
 // memory that the launch provides. Real states that one launch holds, B and C that vary, sequences that are neither
 // packed nor empty.
 #include "selective_scan/lane.cuh"
+#include "selective_scan/step_inputs.cuh"
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
 #include "selective_scan/tile_values.cuh"
@@ -47,28 +48,14 @@ constexpr int kHeld = kChannels * kStates;
 constexpr int kHeldVector = kHeld < 4 ? kHeld : 4;
 static_assert(kHeld % kHeldVector == 0 && (kHeldVector & (kHeldVector - 1)) == 0, "whole vectors");
 
-// Of which channels and steps a lane makes Inputs itself.
-constexpr int kInputChannels = kSharesInputs ? kOwned : kChannels;
-constexpr int kInputSteps = kSharesInputs ? kOwnedSteps : kTile;
-
 // Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, bias
 // of the channels whose delta it evaluates, D of those that it owns.
 constexpr int kBiases = !MS_HAS_BIAS ? 0 : kOwnsDelta ? kOwned : kChannels;
 constexpr int kSkips = MS_HAS_D ? kOwned : 0;
 
-// Of a step and channel. Of lanes that share channels each evaluates those it owns, for all.
-struct __align__(8) StepInput {
-  float log2_delta;  // delta * log2(e): exp(delta * A) = 2^(log2_delta * A)
-  float delta_u;
-};
-struct __align__(16) StepInputs {
-  StepInput of_step[2];
-};
-constexpr int kInputsPitch = kTile / 2 + 1;  // of a channel: odd, so that those of adjacent channels lie in other banks
-
 struct __align__(16) RelayShared {
   Shared warp[kWarps];
-  __align__(16) StepInputs inputs[kWarps][kSharesInputs ? kWarpChannels * kInputsPitch : 1];
+  __align__(16) StepInputs inputs[kWarps][kTileInputs];
   __align__(16) float handed[kWarps][kHeld * 32];  // to warp w: the state that its next tile begins with
   __align__(16) float kept[kWarps][(kHeld + kBiases + kSkips) * 32];
 };
@@ -138,73 +125,22 @@ struct Effect {
   States keep, add;
 };
 
-// StepInput of a turn's steps for the lane's channels.
-struct Inputs {
-  float log2_delta[kTile][kChannels];
-  float delta_u[kTile][kChannels];
-};
-
-// Of kInputChannels and kInputSteps.
-__device__ __forceinline__ void evaluate_inputs(const SelectiveScanProblem& p, const Shared& shared, const float* kept,
-                                                const Stage& stage, int existing, LaneId id, Inputs& inputs) {
-  const Row& row = shared.piece.row;
+// delta's bias is among what is kept. Where lanes share inputs, exchanged.
+__device__ __forceinline__ void make_inputs(const SelectiveScanProblem& p, const Row& row, const float* kept,
+                                            StepInputs* shared, const Stage& stage, int existing, LaneId id,
+                                            Inputs& inputs) {
   DeltaReader delta;
   delta.align(p, row, id);
 #if MS_HAS_BIAS
 #pragma unroll
   for (int i = 0; i < kBiases; ++i) delta.bias[i] = kept[(kHeld + i) * 32 + id.lane];
 #endif
-  delta.read(stage.delta, 0, id);
-  const auto u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
-  InputReader all;
-  Outputs owned;
+  evaluate_inputs(delta, shift_of<MS_U_ACCESS>(p.u, row, id), stage, 0, existing, id, inputs);
   if constexpr (kSharesInputs) {
-    read_owned<MS_U_ACCESS>(stage.u, id.first_step, id, u_shift, owned);
-  } else {
-    all.read(stage.u, 0, id, u_shift);
+    write_inputs(shared, 0, id, inputs);
+    __syncwarp();
+    read_inputs(shared, 0, id, inputs);
   }
-  float dt[kTile][kChannels];
-  delta.steps([&](int t) { return (kSharesInputs ? id.first_step : 0) + t < existing; }, id, dt);
-#pragma unroll
-  for (int t = 0; t < kInputSteps; ++t)
-#pragma unroll
-    for (int i = 0; i < kInputChannels; ++i) {
-      float u;
-      if constexpr (kSharesInputs) {
-        u = owned[i][t];
-      } else {
-        u = all.value(t, i);
-      }
-      inputs.log2_delta[t][i] = dt[t][i] * kLog2E, inputs.delta_u[t][i] = dt[t][i] * u;
-    }
-}
-
-// From what each lane has evaluated to all steps of its channels.
-__device__ __forceinline__ void exchange_inputs(StepInputs* shared, LaneId id, Inputs& inputs) {
-  if (stores_outputs(id)) {
-#pragma unroll
-    for (int i = 0; i < kOwned; ++i) {
-      StepInputs* to = shared + channel_of(id, id.first_owned + i) * kInputsPitch;
-      if constexpr (kOwnedSteps == 1) {
-        to[id.first_step / 2].of_step[id.first_step % 2] = {inputs.log2_delta[0][i], inputs.delta_u[0][i]};
-      } else {
-#pragma unroll
-        for (int t = 0; t < kOwnedSteps; t += 2)
-          to[(id.first_step + t) / 2] = {{{inputs.log2_delta[t][i], inputs.delta_u[t][i]},
-                                          {inputs.log2_delta[t + 1][i], inputs.delta_u[t + 1][i]}}};
-      }
-    }
-  }
-  __syncwarp();
-#pragma unroll
-  for (int r = 0; r < kChannels; ++r)
-#pragma unroll
-    for (int t = 0; t < kTile; t += 2) {
-      const StepInputs both = shared[channel_of(id, r) * kInputsPitch + t / 2];
-#pragma unroll
-      for (int k = 0; k < 2; ++k)
-        inputs.log2_delta[t + k][r] = both.of_step[k].log2_delta, inputs.delta_u[t + k][r] = both.of_step[k].delta_u;
-    }
 }
 
 __device__ __forceinline__ void scan_locally(const Shared& shared, const Stage& stage, const float* kept,
@@ -225,10 +161,10 @@ __device__ __forceinline__ void scan_locally(const Shared& shared, const Stage& 
     }
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
-      delta_sum[r] += inputs.log2_delta[t][r];
+      delta_sum[r] += inputs.delta[t][r];
 #pragma unroll
       for (int s = 0; s < kStates; ++s) {
-        steps.decay[t][r][s] = exp2_fast(inputs.log2_delta[t][r] * A[r][s]);
+        steps.decay[t][r][s] = exp2_fast(inputs.delta[t][r] * A[r][s]);
         steps.input[t][r][s] = inputs.delta_u[t][r] * B[s];
         effect.add[r][s] =
             t == 0 ? steps.input[t][r][s] : steps.decay[t][r][s] * effect.add[r][s] + steps.input[t][r][s];
@@ -316,8 +252,7 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
   id = lane_id(lane_anew(id.lane));  // here and below anew: there is no register for what is known about the lane
   {
     Inputs inputs;
-    evaluate_inputs(params.problem, shared, block.kept[warp], stage, existing, id, inputs);
-    if constexpr (kSharesInputs) exchange_inputs(block.inputs[warp], id, inputs);
+    make_inputs(params.problem, shared.piece.row, block.kept[warp], block.inputs[warp], stage, existing, id, inputs);
     scan_locally(shared, stage, block.kept[warp], inputs, id, steps, effect);
   }
 
@@ -339,7 +274,7 @@ __device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForward
   __syncwarp();
   keep_lane(params.problem, shared.piece.row, block.kept[warp], id);
   const TileCopies<true> copies(params, shared, id.lane);
-  clear_padding(shared, shared.stage[0], id.lane);
+  clear_padding(shared, id.lane);
   if (warp == 0) {
     Lane self;
     start_state(params.problem, shared, id, self);
@@ -365,10 +300,10 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
     const LaneId id = lane_id(lane_anew(thread));
     Shared& shared = block.warp[warp];
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projections(p, shared.piece.row, shared, stage, id.lane);
+    expand_projections(p, shared.piece.row, stage, shared, id.lane);
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
-      forget_steps(p, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
+      forget_steps(p, shared.piece.row, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
     Lane self;
     take_turn(params, block, warp, stage, tile, whole ? kTile : steps_of_tile(p, tile), id, self.state);
     __syncwarp();

@@ -222,21 +222,23 @@ __device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor
 }
 
 // The states that only pad lanes, to which nothing is ever expanded.
-__device__ __forceinline__ void clear_padding(Shared& shared, Stage& stage, int lane) {
+template <class OfTile>
+__device__ __forceinline__ void clear_padding(OfTile& of_tile, int lane) {
   if constexpr (kPaddedStates > kDState) {
     for (int i = lane; i < kTile * kPaddedStates; i += 32) {
-      if constexpr (kExpandsB) expanded_B(shared, stage)[i] = 0.0f;
-      if constexpr (kExpandsC) expanded_C(shared, stage)[i] = 0.0f;
+      if constexpr (kExpandsB) of_tile.B[i] = 0.0f;
+      if constexpr (kExpandsC) of_tile.C[i] = 0.0f;
     }
     __syncwarp();
   }
 }
 
 // Both.
-__device__ __forceinline__ void expand_projections(const SelectiveScanProblem& p, const Row& row, Shared& shared,
-                                                   Stage& stage, int lane) {
-  expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, expanded_B(shared, stage), lane);
-  expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, expanded_C(shared, stage), lane);
+template <class OfTile>
+__device__ __forceinline__ void expand_projections(const SelectiveScanProblem& p, const Row& row, const Stage& stage,
+                                                   OfTile& of_tile, int lane) {
+  expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, of_tile.B, lane);
+  expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, of_tile.C, lane);
   if constexpr (kExpandsB || kExpandsC) __syncwarp();
 }
 
@@ -291,9 +293,11 @@ __device__ __forceinline__ float read_raw(const Element* tile, int part, int t) 
 
 // ---- delta ----
 
-// Does each of the lanes that share channels evaluate delta and u of its own steps for all of them? In relay.cu, unless
-// they are few and read vectors of what is fp32 already: what they share takes as much memory again as u and delta.
-constexpr bool kSharesInputs = kWarps > 1 && kLanes > 1 && !(kSeqContiguous && kElementBytes == 4 && kLanes <= 4);
+// Does each of the lanes that share channels evaluate delta and u of its own steps for all of them (step_inputs.cuh)?
+// In served.cu, where they are another warp's; and in relay.cu, unless they are few and read vectors of what is fp32
+// already: what they share takes as much memory again as u and delta.
+constexpr bool kSharesInputs =
+    kServed || (kWarps > 1 && kLanes > 1 && !(kSeqContiguous && kElementBytes == 4 && kLanes <= 4));
 // Does a lane evaluate delta of the channels and steps it owns only?
 constexpr bool kOwnsDelta = kSharesInputs || (MS_SOFTPLUS && kLanes > 1);
 
@@ -302,7 +306,7 @@ constexpr bool kPreciseDelta = MS_DTYPE == 0 || MS_COMPLEX;
 
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
 // the channels and steps it owns only, and the lanes that share channels exchange them. With kSharesInputs dt is only
-// those: exchanging is left to relay.cu.
+// those: exchanging is left to others.
 struct DeltaReader {
 #if MS_HAS_BIAS
   float bias[kChannels];
@@ -376,9 +380,9 @@ struct DeltaReader {
 // Clears steps begin to end - 1 of a tile, of B where it is read, where these lie outside of the sequence:
 // whatever is there instead, not even an infinity may be left of it. u and B become zero, and delta a step that leaves
 // the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero.
-__device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shared& shared, Stage& stage, int begin,
-                                             int end, int lane) {
-  const Row& row = shared.piece.row;
+template <class OfTile>
+__device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, const Row& row, OfTile& of_tile,
+                                             Stage& stage, int begin, int end, int lane) {
   const float missing_delta = MS_SOFTPLUS ? __uint_as_float(0xff800000u) : 0.0f;
   const Rows u = sequence_rows(p.u, row, 0, kTile, kWarpChannels);
   const Rows delta = sequence_rows(p.delta, row, 0, kTile, kWarpChannels);
@@ -400,7 +404,7 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, Shar
       from_float(0.0f, stage.B[place]);
     }
   } else if constexpr (!kBConstant) {
-    auto* B = const_cast<float*>(tile_B(shared, stage));
+    auto* B = const_cast<float*>(tile_B(of_tile, stage));
     for (int i = begin * kPaddedStates * kParts + lane; i < end * kPaddedStates * kParts; i += 32) B[i] = 0.0f;
   }
   __syncwarp();

@@ -171,10 +171,6 @@ struct __align__(16) Stage {
   __align__(16) Element B[kProjectionElements<MS_B_ORDER, MS_B_ACCESS>];
   __align__(16) Element C[kProjectionElements<MS_C_ORDER, MS_C_ACCESS>];
 #endif
-#if MS_SERVED  // expanded while another tile is being computed
-  __align__(16) float ready_B[kExpandsB ? kTileFloats : 1];
-  __align__(16) float ready_C[kExpandsC ? kTileFloats : 1];
-#endif
 };
 
 struct Row {
@@ -200,36 +196,21 @@ struct __align__(16) Shared {
   Index boundary;  // the step at which it ends
   int done;        // steps of the tile before the ones being computed
 #endif
-#if !MS_SERVED  // of the tile being computed
+#if !MS_SERVED  // of the tile being computed; served.cu has two at a time
   __align__(16) float B[kExpandsB ? kTileFloats : 1];
   __align__(16) float C[kExpandsC ? kTileFloats : 1];
 #endif
 };
 
-// Where B and C of the tile in a stage are expanded to. Templates, so that what is not there is not compiled.
-template <class OfWarp, class OfTile>
-__device__ __forceinline__ auto* expanded_B(OfWarp& shared, OfTile& stage) {
-  if constexpr (kServed) {
-    return stage.ready_B;
-  } else {
-    return shared.B;
-  }
+// Where lanes read B and C of the tile in `stage`, which of_tile holds if they were expanded: Shared, or what stands
+// for it in served.cu.
+template <class OfTile>
+__device__ __forceinline__ const float* tile_B(const OfTile& of_tile, const Stage& stage) {
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : of_tile.B;
 }
-template <class OfWarp, class OfTile>
-__device__ __forceinline__ auto* expanded_C(OfWarp& shared, OfTile& stage) {
-  if constexpr (kServed) {
-    return stage.ready_C;
-  } else {
-    return shared.C;
-  }
-}
-
-// Where lanes read them.
-__device__ __forceinline__ const float* tile_B(const Shared& shared, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : expanded_B(shared, stage);
-}
-__device__ __forceinline__ const float* tile_C(const Shared& shared, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : expanded_C(shared, stage);
+template <class OfTile>
+__device__ __forceinline__ const float* tile_C(const OfTile& of_tile, const Stage& stage) {
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : of_tile.C;
 }
 
 // ---- which piece of which row ----

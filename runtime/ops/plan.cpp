@@ -462,42 +462,53 @@ bool can_be_served(const SelectiveScanProblem& problem, const driver::DeviceRepo
          problem.seqlen > 0;
 }
 
+// With the longest tile, up to v's own, with which `blocks` blocks find shared memory on a multiprocessor. False where
+// there is none.
+bool set_served_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, int blocks,
+                     bool may_shorten, ForwardVariant& v) {
+  constexpr int kShortest = 32;  // bytes of a row of steps
+  for (;; v.tile /= 2) {
+    v.unroll = std::min(kServedSteps, v.tile);
+    set_projections(problem, v);
+    set_accesses(problem, v);
+    const std::size_t needed = static_cast<std::size_t>(blocks) * (v.dynamic_shared_bytes() + kReservedPerBlock);
+    if (fits_shared_memory(v, device) && needed <= device.shared_per_sm) return true;
+    if (!may_shorten || v.tile * element_size(v.dtype) <= kShortest) return false;
+  }
+}
+
 // Rows of this shape, whole, a scheduler having one warp that scans or two, or shares of them, a scheduler having one.
 void consider_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                            const ForwardVariant& shape, bool may_cut, Best& best) {
   const PlanChoice wanted = best.details(false, true);
-  const Index sms = std::max(device.sm_count, 1);
-  Candidate c;
-  c.variant = shape;
-  ForwardVariant& v = c.variant;
+  const Index sms = std::max(device.sm_count, 1), schedulers = 4 * sms;
+  ForwardVariant v = shape;
   v.served = true;
   v.stages = kServedStages;
+  if (v.states * v.channels > kMostServedStates) return;
   if (wanted.tile > 0) v.tile = wanted.tile;
-  set_projections(problem, v);
-  set_accesses(problem, v);
-  while (wanted.tile == 0 && !fits_shared_memory(v, device) && v.tile * element_size(v.dtype) > 32) {
-    v.tile /= 2;
-    set_projections(problem, v);
-    set_accesses(problem, v);
-  }
-  v.unroll = std::min(wanted.unroll > 0 ? wanted.unroll : kServedSteps, v.tile);
-  if (v.states * v.channels > kMostServedStates || (v.channels > 1 && is_shifted(v))) return;
-  if (!fits_shared_memory(v, device)) return;
-  c.rows = rows_of(problem, v);
-  if (c.rows > std::numeric_limits<int>::max()) return;
-  const Index schedulers = 4 * sms;
-  const bool has_room = device.shared_per_sm >= 2 * (v.dynamic_shared_bytes() + kReservedPerBlock);
-  v.min_blocks = c.rows > schedulers && has_room && v.states * v.channels <= kMostServedStates / 2 ? 2 : 1;
-  const double memory = clocks_of_memory(v, c.rows, problem.seqlen, memory_bytes_per_clock(device));
-  c.slots = c.rows;
-  c.clocks = bounded_by_memory(clocks_served(v, c.rows, v.min_blocks, problem.seqlen, sms), memory);
-  best.consider(c);
-  if (!may_cut || c.rows >= schedulers) return;
-  v.cut = true;
-  c.slots = std::min<Index>(schedulers, c.rows * ceil_div<Index>(problem.seqlen, v.tile) / 2);
-  if (c.slots <= c.rows) return;
-  c.clocks = bounded_by_memory(clocks_served_cut(v, c.rows, c.slots, problem.seqlen), memory);
-  best.consider(c);
+  const auto consider = [&](int blocks, bool cut) {
+    Candidate c;
+    c.variant = v;
+    c.variant.min_blocks = static_cast<std::int16_t>(blocks);
+    c.variant.cut = cut;
+    if (!set_served_tile(problem, device, blocks, wanted.tile == 0, c.variant)) return;
+    if (wanted.unroll > 0) c.variant.unroll = std::min(wanted.unroll, c.variant.tile);
+    if (v.channels > 1 && is_shifted(c.variant)) return;
+    c.rows = rows_of(problem, c.variant);
+    if (c.rows > std::numeric_limits<int>::max()) return;
+    const Index tiles = c.rows * ceil_div<Index>(problem.seqlen, c.variant.tile);
+    c.slots = cut ? std::min(schedulers, tiles / 2) : c.rows;
+    if (cut && c.slots <= c.rows) return;
+    const double clocks = cut ? clocks_served_cut(c.variant, c.rows, c.slots, problem.seqlen)
+                              : clocks_served(c.variant, c.rows, blocks, problem.seqlen, sms);
+    c.clocks =
+        bounded_by_memory(clocks, clocks_of_memory(c.variant, c.rows, problem.seqlen, memory_bytes_per_clock(device)));
+    best.consider(c);
+  };
+  consider(1, false);
+  if (rows_of(problem, v) > schedulers && v.states * v.channels <= kMostServedStates / 2) consider(2, false);
+  if (may_cut) consider(1, true);
 }
 
 // The one wanted where it is possible, otherwise the fastest by the model. whole_problem: not one slice of it, so that
@@ -738,7 +749,11 @@ std::size_t ForwardVariant::shared_bytes() const {
     return static_cast<std::size_t>(stages) * (sequences + of_tile) + piece + (reorders ? of_tile : 32);
   }
   const std::size_t of_stage = sequences + raw(b_order, b_access) + raw(c_order, c_access);
-  if (served) return static_cast<std::size_t>(stages) * (of_stage + of_tile) + piece;
+  if (served) {
+    const int inputs = warp_channels() * (tile / 2 + 1);  // of two steps and a channel each
+    return static_cast<std::size_t>(stages) * of_stage + piece +
+           2 * (of_tile + 4 * sizeof(float) * static_cast<std::size_t>(inputs));
+  }
   return static_cast<std::size_t>(stages) * of_stage + piece + of_tile;
 }
 
