@@ -66,14 +66,18 @@ __device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const
 #endif
 }
 
-// One step for the lane's channels. Adds the lane's share of the output before the gate to y.
+// B and C of a step for the lane's states, unless they are constant in time.
 template <class OfTile>
-__device__ __forceinline__ void advance_states(const OfTile& of_tile, const Stage& stage, int step, LaneId id,
-                                               const float (&delta)[kChannels], const float (&delta_u)[kChannels],
-                                               Lane& self, float (&y)[kChannels]) {
-  float B[kStates], C[kStates];
+__device__ __forceinline__ void read_projections(const OfTile& of_tile, const Stage& stage, int step, LaneId id,
+                                                 float (&B)[kStates], float (&C)[kStates]) {
   if constexpr (!kBConstant) read_states(tile_B(of_tile, stage) + step * kPaddedStates, id.part, 0, B);
   if constexpr (!kCConstant) read_states(tile_C(of_tile, stage) + step * kPaddedStates, id.part, 0, C);
+}
+
+// One step for the lane's channels. Adds the lane's share of the output before the gate to y.
+__device__ __forceinline__ void advance_states(const float (&delta)[kChannels], const float (&delta_u)[kChannels],
+                                               float (&B)[kStates], float (&C)[kStates], Lane& self,
+                                               float (&y)[kChannels]) {
 #pragma unroll
   for (int s = 0; s < kStates; ++s)
 #pragma unroll

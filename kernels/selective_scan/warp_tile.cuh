@@ -253,17 +253,8 @@ __device__ __forceinline__ Row row_of(const SelectiveScanForwardParams& params, 
 // divides it by shifting.
 __device__ __forceinline__ int lane_anew(int lane) { return opaque(lane) & 31; }
 
-// In served.cu, pairs of warps of a block. Warp kPairs + i serves warp i: schedulers take warps by their number, so
-// that each of a multiprocessor's four has one pair.
-constexpr int kPairs = 4;
-
-__device__ __forceinline__ int this_pair() { return opaque(static_cast<int>(threadIdx.x)) / 32 % kPairs; }
-
 // The warp's slot. Read anew at each use, once per piece: not worth a register for the whole scan.
-__device__ __forceinline__ int this_slot() {
-  const int block = opaque(static_cast<int>(blockIdx.x));
-  return kServed ? block * kPairs + this_pair() : block;
-}
+__device__ __forceinline__ int this_slot() { return opaque(static_cast<int>(blockIdx.x)); }
 
 // The piece of the slot's range that begins at tile `begin`, counted over all rows.
 __device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& params, int begin, int range_end) {

@@ -75,15 +75,6 @@ double shifted(const ForwardVariant& v) {
   return v.u_access == Access::kWords && v.dtype != DType::kFloat32 ? 19 : 0;
 }
 
-// Besides the states, of a step: sums over lanes, softplus, gate.
-double besides_states_of_step(const ForwardVariant& v) {
-  const double shared_by_lanes = v.channels * (1 - 1.0 / v.lanes);
-  double step = 4.9 * shared_by_lanes + v.channels * shifted(v);
-  if (v.softplus) step += 14 * owned(v) + 7 * shared_by_lanes;
-  if (v.has_z) step += 4 * owned(v);
-  return step;
-}
-
 // A step's share of what moves a tile.
 double moving(const ForwardVariant& v) {
   double tile = copies_of_tile(v, v.u_access) + copies_of_tile(v, v.delta_access) + copies_of_tile(v, v.y_access);
@@ -91,7 +82,14 @@ double moving(const ForwardVariant& v) {
   return expansion(v, v.b_order, v.b_access) + expansion(v, v.c_order, v.c_access) + tile / v.tile;
 }
 
-double besides_states(const ForwardVariant& v) { return besides_states_of_step(v) + moving(v); }
+// All but what states take.
+double besides_states(const ForwardVariant& v) {
+  const double shared_by_lanes = v.channels * (1 - 1.0 / v.lanes);
+  double step = 4.9 * shared_by_lanes + v.channels * shifted(v);
+  if (v.softplus) step += 14 * owned(v) + 7 * shared_by_lanes;
+  if (v.has_z) step += 4 * owned(v);
+  return step + moving(v);
+}
 
 // States, and what all lanes read of a step.
 double of_states(const ForwardVariant& v) {
@@ -101,6 +99,23 @@ double of_states(const ForwardVariant& v) {
 }
 
 constexpr double kOfTile = 225;  // waiting for its copies, its begin and end
+
+// Of a warp that has a scheduler to itself, but for the one that serves it; that one keeps up unless it moves much.
+double served_clocks_per_step(const ForwardVariant& v) {
+  const bool shares_inputs = v.lanes > 1;  // which the other warp evaluates then
+  double instructions = of_states(v) + 4.9 * v.channels * (1 - 1.0 / v.lanes) + v.channels * shifted(v);
+  if (shares_inputs) instructions -= 4 * v.channels;
+  if (v.softplus && !shares_inputs) instructions += 14 * v.channels;
+  if (v.has_z) instructions += shares_inputs ? 10 * owned(v) : 4 * v.channels;
+  // Of more states than these the steps computed together are more instructions than stay close to the scheduler.
+  constexpr int kClose = 8;
+  const double scanner = (v.states * v.channels > kClose ? 2.05 : 1.85) * instructions;
+  constexpr double kMade = 430, kMoved = 7, kFew = 9.4, kMovedOfMany = 2.5;
+  const double moves = moving(v);
+  double server = kMade / v.tile + kMoved * std::min(moves, kFew) + kMovedOfMany * std::max(0.0, moves - kFew);
+  if (shares_inputs) server += v.warp_channels() / 32.0 * (v.softplus ? 69 : 10);
+  return std::max(scanner, server);
+}
 
 }  // namespace
 
@@ -132,9 +147,7 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
   return per_step * static_cast<double>(seqlen) + kStart;
 }
 
-namespace {
-
-double cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen, double per_step) {
+double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
   constexpr double kCarry = 300;
   const double tiles = static_cast<double>(rows) * static_cast<double>(ceil_div(seqlen, v.tile));
   const double steps = std::ceil(tiles / static_cast<double>(slots)) * v.tile;
@@ -142,33 +155,15 @@ double cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index se
   // the last state is forgotten.
   const double carries =
       std::min(static_cast<double>(slots) / static_cast<double>(rows), 1 + steps_remembered(v) / steps);
-  return steps * (per_step + carry_clocks_per_step(v, warps, steps)) + 2 * kStart + carries * kCarry;
+  return steps * (clocks_per_step(v, warps) + carry_clocks_per_step(v, warps, steps)) + 2 * kStart + carries * kCarry;
 }
 
-// Of a warp that has a scheduler to itself, but for the one that serves it; that one keeps up unless it moves much.
-// Many states in steps computed together are more instructions than stay close to the scheduler.
-double served_clocks_per_step(const ForwardVariant& v) {
-  constexpr double kOfTile = 430, kOfMove = 7, kFew = 9.4, kOfMany = 2.5;
-  const double scanner = (v.states * v.channels > 8 ? 2.05 : 1.85) * (of_states(v) + besides_states_of_step(v));
-  const double moves = moving(v);
-  const double server = kOfTile / v.tile + kOfMove * std::min(moves, kFew) + kOfMany * std::max(0.0, moves - kFew);
-  return std::max(scanner, server);
-}
-
-}  // namespace
-
-double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
-  return cut(v, rows, slots, warps, seqlen, clocks_per_step(v, warps));
-}
-
-double clocks_served_cut(const ForwardVariant& v, Index rows, Index slots, Index seqlen) {
-  return cut(v, rows, slots, 1, seqlen, served_clocks_per_step(v));
-}
-
-double clocks_served(const ForwardVariant& v, Index slots, int resident, Index seqlen, Index sms) {
-  constexpr double kOfTwo = 1.7;  // blocks at once, in the time of one
+double clocks_served(const ForwardVariant& v, Index rows, Index seqlen, Index sms) {
+  constexpr double kOfTwo = 1.7;     // blocks at once, in the time of one
+  constexpr double kWithMore = 1.1;  // where other kernels have enough warps too, and take less than the model says
   const auto of = [&](Index blocks) { return blocks < 2 ? static_cast<double>(blocks) : kOfTwo; };
-  const double rounds = in_waves(ceil_div(v.scan_blocks(static_cast<int>(slots)), sms), resident, of);
+  const Index blocks = ceil_div(v.scan_blocks(static_cast<int>(rows)), sms);
+  const double rounds = in_waves(blocks, v.min_blocks, of) * (blocks > 2 ? kWithMore : 1);
   return rounds * static_cast<double>(seqlen) * served_clocks_per_step(v) + kStart;
 }
 

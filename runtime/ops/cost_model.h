@@ -23,10 +23,9 @@ double clocks_uncut(const ForwardVariant& variant, Index rows, int resident, Ind
 // The same cut into `slots` equal shares that run all at once, `warps` of a scheduler.
 double clocks_cut(const ForwardVariant& variant, Index rows, Index slots, int warps, Index seqlen);
 
-// By served.cu: `slots` rows, of which one or two blocks run at a time on each of `sms` multiprocessors, or rows cut
-// into no more slots than there are schedulers. Fitted to 30 scans on an H200.
-double clocks_served(const ForwardVariant& variant, Index slots, int resident, Index seqlen, Index sms);
-double clocks_served_cut(const ForwardVariant& variant, Index rows, Index slots, Index seqlen);
+// `rows` rows by served.cu, of which each of `sms` multiprocessors runs as many blocks at a time as the variant says,
+// one or two. Fitted to 40 scans on an H200.
+double clocks_served(const ForwardVariant& variant, Index rows, Index seqlen, Index sms);
 
 // `rows` rows by relay.cu, whose blocks have a row each and run `resident` at a time on each of `sms` multiprocessors.
 double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);

@@ -462,53 +462,49 @@ bool can_be_served(const SelectiveScanProblem& problem, const driver::DeviceRepo
          problem.seqlen > 0;
 }
 
-// With the longest tile, up to v's own, with which `blocks` blocks find shared memory on a multiprocessor. False where
+// With the longest tile, up to v's own, with which so many blocks find shared memory on a multiprocessor. False where
 // there is none.
-bool set_served_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, int blocks,
-                     bool may_shorten, ForwardVariant& v) {
+bool set_served_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, bool may_shorten,
+                     ForwardVariant& v) {
   constexpr int kShortest = 32;  // bytes of a row of steps
   for (;; v.tile /= 2) {
     v.unroll = std::min(kServedSteps, v.tile);
     set_projections(problem, v);
     set_accesses(problem, v);
-    const std::size_t needed = static_cast<std::size_t>(blocks) * (v.dynamic_shared_bytes() + kReservedPerBlock);
+    const auto blocks = static_cast<std::size_t>(v.min_blocks);
+    const std::size_t needed = blocks * (v.dynamic_shared_bytes() + kReservedPerBlock);
     if (fits_shared_memory(v, device) && needed <= device.shared_per_sm) return true;
     if (!may_shorten || v.tile * element_size(v.dtype) <= kShortest) return false;
   }
 }
 
-// Rows of this shape, whole, a scheduler having one warp that scans or two, or shares of them, a scheduler having one.
+// Rows of this shape, a scheduler having one warp that scans, or two. Of few states two are no faster than forward.cu,
+// and with few in lanes that share a channel, or two channels of a lane, nobody has measured any: for tuning only.
 void consider_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                           const ForwardVariant& shape, bool may_cut, Best& best) {
+                           const ForwardVariant& shape, Best& best) {
   const PlanChoice wanted = best.details(false, true);
-  const Index sms = std::max(device.sm_count, 1), schedulers = 4 * sms;
-  ForwardVariant v = shape;
-  v.served = true;
-  v.stages = kServedStages;
-  if (v.states * v.channels > kMostServedStates) return;
-  if (wanted.tile > 0) v.tile = wanted.tile;
-  const auto consider = [&](int blocks, bool cut) {
+  const Index sms = std::max(device.sm_count, 1);
+  constexpr int kFew = 4;
+  const bool is_measured = shape.channels == 1 && (shape.lanes == 1 || shape.states > kFew);
+  if (!is_measured && (wanted.lanes != shape.lanes || wanted.channels != shape.channels)) return;
+  for (const int blocks : {1, 2}) {
     Candidate c;
-    c.variant = v;
-    c.variant.min_blocks = static_cast<std::int16_t>(blocks);
-    c.variant.cut = cut;
-    if (!set_served_tile(problem, device, blocks, wanted.tile == 0, c.variant)) return;
-    if (wanted.unroll > 0) c.variant.unroll = std::min(wanted.unroll, c.variant.tile);
-    if (v.channels > 1 && is_shifted(c.variant)) return;
-    c.rows = rows_of(problem, c.variant);
-    if (c.rows > std::numeric_limits<int>::max()) return;
-    const Index tiles = c.rows * ceil_div<Index>(problem.seqlen, c.variant.tile);
-    c.slots = cut ? std::min(schedulers, tiles / 2) : c.rows;
-    if (cut && c.slots <= c.rows) return;
-    const double clocks = cut ? clocks_served_cut(c.variant, c.rows, c.slots, problem.seqlen)
-                              : clocks_served(c.variant, c.rows, blocks, problem.seqlen, sms);
-    c.clocks =
-        bounded_by_memory(clocks, clocks_of_memory(c.variant, c.rows, problem.seqlen, memory_bytes_per_clock(device)));
+    c.variant = shape;
+    ForwardVariant& v = c.variant;
+    v.served = true;
+    v.stages = kServedStages;
+    v.min_blocks = static_cast<std::int16_t>(blocks);
+    c.rows = c.slots = rows_of(problem, v);
+    if (v.states * v.channels > kMostServedStates / blocks || c.rows > std::numeric_limits<int>::max()) return;
+    if (blocks == 2 && (c.rows <= 4 * sms || v.states <= kFew)) return;
+    if (wanted.tile > 0) v.tile = wanted.tile;
+    if (!set_served_tile(problem, device, wanted.tile == 0, v)) return;
+    if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
+    if (v.channels > 1 && is_shifted(v)) return;
+    c.clocks = bounded_by_memory(clocks_served(v, c.rows, problem.seqlen, sms),
+                                 clocks_of_memory(v, c.rows, problem.seqlen, memory_bytes_per_clock(device)));
     best.consider(c);
-  };
-  consider(1, false);
-  if (rows_of(problem, v) > schedulers && v.states * v.channels <= kMostServedStates / 2) consider(2, false);
-  if (may_cut) consider(1, true);
+  }
 }
 
 // The one wanted where it is possible, otherwise the fastest by the model. whole_problem: not one slice of it, so that
@@ -520,7 +516,7 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
   const bool may_serve = whole_problem && can_be_served(problem, device);
   for_each_shape(base, [&](const ForwardVariant& shape) {
     consider_shape(problem, device, shape, may_cut, best);
-    if (may_serve) consider_served_shape(problem, device, shape, may_cut, best);
+    if (may_serve) consider_served_shape(problem, device, shape, best);
   });
   if (whole_problem && is_served_by_relay(problem, device)) consider_relay(problem, device, base, best);
   if (best.get().slots == 0)
@@ -667,7 +663,7 @@ ForwardVariant carry_variant(ForwardVariant v) {
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
-  v.has_d = v.has_z = v.has_initial = v.has_final = v.served = false;
+  v.has_d = v.has_z = v.has_initial = v.has_final = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);
   v.unroll = std::min<std::int16_t>(8, v.tile);
@@ -750,7 +746,7 @@ std::size_t ForwardVariant::shared_bytes() const {
   }
   const std::size_t of_stage = sequences + raw(b_order, b_access) + raw(c_order, c_access);
   if (served) {
-    const int inputs = warp_channels() * (tile / 2 + 1);  // of two steps and a channel each
+    const int inputs = lanes > 1 ? warp_channels() * (tile / 2 + 1) : 1;  // of two steps and a channel each
     return static_cast<std::size_t>(stages) * of_stage + piece +
            2 * (of_tile + 4 * sizeof(float) * static_cast<std::size_t>(inputs));
   }

@@ -79,9 +79,8 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
   const auto add_all = [&](std::int16_t slices) {
     for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
       for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
-        for (const bool cut : {false, true})
-          for (const bool served : {false, true})
-            add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices, .served = served});
+        for (const bool cut : {false, true}) add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices});
+        add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
         for (const std::int16_t warps : {4, 8, 16})
           add({.lanes = lanes, .channels = channels, .warps = warps, .slices = slices});
       }

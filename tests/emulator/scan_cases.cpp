@@ -336,14 +336,6 @@ std::vector<ScanCase> scan_cases() {
     scan.dim = 37, scan.choice = {2, 1, true, 64, 16, 3, 8};
   }
   {
-    ScanCase& scan = add_long("LongServed", f16, steps, 333).everything();
-    scan.dim = 37, scan.choice = {.lanes = 1, .cut = true, .served = true}, scan.shared_kib = 200;
-  }
-  {
-    ScanCase& scan = add_long("LongServedChannels", f32, channels, 201).everything();
-    scan.choice = {.lanes = 2, .cut = true, .served = true}, scan.shared_kib = 200;
-  }
-  {
     ScanCase& scan = add_long("LongStateInPlace", f32, steps, 201);
     scan.initial = scan.final = scan.state_in_place = true;
   }
