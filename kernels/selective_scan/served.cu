@@ -18,7 +18,7 @@
 //
 //   lanes x states          1 x 4      1 x 8       1 x 16       2 x 8
 //   one on a scheduler      66 (32)    103 (64)    207 (128)    97 (64)
-//   one of forward.cu       80         120         225          136
+//   one of forward.cu       79         122         215          141
 //   two on a scheduler                 176                      164
 //
 // More states than 8 in a lane make the unrolled steps longer than what a scheduler keeps of a program. Evaluating each

@@ -64,7 +64,7 @@ struct ForwardVariant {
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
-  unsigned scan_slots() const { return served ? 4 : 1; }  // of a block of scan()
+  unsigned scan_slots() const { return served ? 4 : 1; }  // of a block of scan(); kPairs in served.cu
   unsigned scan_threads() const { return 32 * (served ? 2 * scan_slots() : static_cast<unsigned>(warps)); }
   unsigned scan_blocks(int slots) const { return (static_cast<unsigned>(slots) + scan_slots() - 1) / scan_slots(); }
   std::size_t shared_bytes() const;          // of a warp, or pair of warps: all that forward.cu has

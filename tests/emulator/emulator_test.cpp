@@ -223,7 +223,7 @@ TEST(Emulator, ConversionsRoundToNearestEven) {
 }
 
 TEST(PlantedMistake, MissingBarrierIsFoundInEveryOrder) {
-  std::vector<float> results[3];
+  std::vector<float> results[std::size(kOrders)];
   for (const Order order : kOrders) {
     Device device;
     float* out = device.allocate<float>("out", 64);
