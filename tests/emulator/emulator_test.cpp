@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -285,7 +286,7 @@ TEST(PlantedMistake, BarrierCountsMustAgree) {
 
 TEST(PlantedMistake, ArrivingTwiceIsFoundWhereAWarpRunsAhead) {
   Device device;
-  int* out = device.allocate<int>("out", 2);
+  int* out = device.allocate<int>("out", 32);
   EXPECT_TRUE(mentions(error_of(device, kArrivesTwice, geometry({1}, {64}, 0, Order::kFirstWarpAlone), out),
                        {"arrives at barrier 1", "a second time before the 64 threads have come"}));
 }

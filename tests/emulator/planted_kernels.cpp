@@ -200,16 +200,16 @@ __global__ void barrier_counts(int*) { ::emulator::barrier(3, threadIdx.x < 32 ?
 
 // Warp 0 says twice that something is ready before warp 1 has looked.
 __global__ void arrives_twice(int* out) {
-  __shared__ int ready;
+  __shared__ int ready[2][32];
+  const int lane = threadIdx.x % 32;
   for (int round = 0; round < 2; ++round) {
     if (threadIdx.x < 32) {
-      ready = round;
+      ready[round][lane] = round;
       __syncwarp();
       ::emulator::barrier(1, 64, false, false, "ready", 1);
     } else {
       ::emulator::barrier(1, 64, true, false, "ready", 2);
-      out[round] = ready;
-      __syncwarp();
+      out[lane] = ready[round][lane];
     }
   }
 }
