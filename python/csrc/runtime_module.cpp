@@ -48,11 +48,11 @@ PYBIND11_MODULE(_runtime, module) {
   module.def("warm", &ops::warm_json, py::arg("archs"), ReleaseGil(), "JSON: kernels compiled for each architecture.");
   module.def(
       "self_test",
-      [](int problems, unsigned seed, bool use_cpu, bool use_cuda) {
-        return ops::self_test_json({problems, seed, use_cpu, use_cuda});
+      [](int problems, unsigned seed, bool use_cpu, bool use_cuda, bool any_plan) {
+        return ops::self_test_json({problems, seed, use_cpu, use_cuda, any_plan});
       },
       py::arg("problems") = 12, py::arg("seed") = 0, py::arg("use_cpu") = true, py::arg("use_cuda") = true,
-      ReleaseGil(), "JSON: random problems on every backend against a float64 loop.");
+      py::arg("any_plan") = false, ReleaseGil(), "JSON: random problems on every backend against a float64 loop.");
   module.def("cpu_exp_rate", &binding::cpu_exp_rate, py::arg("threads") = 0, py::arg("seconds") = 0.25, ReleaseGil(),
              "Exponentials per second of the CPU backend.");
   module.def(

@@ -87,11 +87,13 @@ def _failed_problem(problem: dict[str, Any]) -> str:
         value, tolerance = problem[f"relative_error_{name}"], problem[f"tolerance_{name}"]
         return f"{name} {'not finite' if value is None else f'{value:.1e}'} (tolerance {tolerance:.1e})"
 
-    return f"{problem['shape']}, {problem['dtype']}, {problem['features']}: error of {error('y')}, of {error('state')}"
+    plan = f", planned as {json.dumps(problem['plan'])}" if problem["plan"] else ""
+    kind = f"{problem['shape']}, {problem['dtype']}, {problem['features']}{plan}"
+    return f"{kind}: error of {error('y')}, of {error('state')}"
 
 
 def _self_test(options: argparse.Namespace) -> int:
-    report = control.self_test(problems=options.problems, seed=options.seed)
+    report = control.self_test(problems=options.problems, seed=options.seed, any_plan=options.any_plan)
     if options.json:
         _print_json(report)
     else:
@@ -142,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("selftest", help="random problems on every backend against a float64 loop")
     command.add_argument("--problems", type=int, default=12, help="per backend")
     command.add_argument("--seed", type=int, default=0, help="0: from the clock")
+    command.add_argument("--any-plan", action="store_true", help="GPUs run every problem by a plan drawn at random")
     command.add_argument("--json", action="store_true")
     command.set_defaults(run=_self_test)
     return parser

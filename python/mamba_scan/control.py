@@ -84,7 +84,9 @@ def tune(
     return json.loads(_runtime.tune(batch, seqlen, dim, dstate, groups, dtype, layout, list(options), thorough, device))
 
 
-def self_test(problems: int = 12, seed: int = 0, cpu: bool = True, cuda: bool = True) -> dict[str, Any]:
+def self_test(
+    problems: int = 12, seed: int = 0, cpu: bool = True, cuda: bool = True, any_plan: bool = False
+) -> dict[str, Any]:
     """Run random problems on every backend against a float64 loop.
 
     Parameters
@@ -95,8 +97,11 @@ def self_test(problems: int = 12, seed: int = 0, cpu: bool = True, cuda: bool = 
         0 takes one from the clock; the answer holds it.
     cpu, cuda : bool
         Which backends to test.
+    any_plan : bool
+        Run every problem on a GPU by a plan drawn at random among those possible, in place of the model's or a tuned
+        one: so that all kernels are tested.
     """
-    return json.loads(_runtime.self_test(problems, seed, cpu, cuda))
+    return json.loads(_runtime.self_test(problems, seed, cpu, cuda, any_plan))
 
 
 def start_recording(device_times: bool = False) -> None:

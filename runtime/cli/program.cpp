@@ -77,6 +77,7 @@ class CommandLine {
         ->check(CLI::PositiveNumber);
     command->add_option("--seed", options_.seed, "For the same problems again; 0: new ones")->capture_default_str();
     command->add_flag("--cpu-only", cpu_only_, "Leave the GPUs alone");
+    command->add_flag("--any-plan", options_.any_plan, "GPUs run every problem by a plan drawn at random");
     command->callback([this] {
       options_.use_cuda = !cpu_only_;
       code_ = self_test(options_, json_);

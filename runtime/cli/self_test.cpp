@@ -19,7 +19,9 @@ void show_problem(const Json& problem) {
             << scientific(problem.at("tolerance_y").get<double>()) << ")  state "
             << padded(error_text(problem.at("relative_error_state")), 8) << "  "
             << padded(problem.at("dtype").get<std::string>(), 9) << problem.at("shape").get<std::string>() << "  "
-            << problem.at("features").get<std::string>() << "\n";
+            << problem.at("features").get<std::string>();
+  if (!problem.at("plan").is_null()) std::cout << "  " << problem.at("plan").dump();
+  std::cout << "\n";
 }
 
 }  // namespace

@@ -43,12 +43,16 @@ struct SelfTestOptions {
   unsigned seed = 0;  // 0: from the clock; the seed used is in the answer
   bool use_cpu = true;
   bool use_cuda = true;  // every device present
+  // On a device every problem runs by a plan drawn at random among those possible, in place of the model's or a tuned
+  // one: so that all kernels are tested.
+  bool any_plan = false;
 };
 // Random problems against a float64 loop that shares no code with the backends.
 // {"seed", "passed", "cuda_unavailable", "backends": [{"backend", "name", "error", "passed", "problems":
 //   [{"shape", "dtype", "features", "relative_error_y", "relative_error_state", "tolerance_y", "tolerance_state",
-//     "passed", "ms"}]}]}
-// cuda_unavailable: why there is no GPU to test, or null. A relative error of null: the output was not a number.
+//     "plan", "passed", "ms"}]}]}
+// plan: the choice that was drawn, as tune reports it, or null. cuda_unavailable: why there is no GPU to test, or null.
+// A relative error of null: the output was not a number.
 MAMBA_SCAN_API std::string self_test_json(const SelfTestOptions& options);
 
 // A folder where NVRTC may lie, e.g. torch/lib; looked into before the usual places.

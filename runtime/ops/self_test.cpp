@@ -1,16 +1,23 @@
 // Random problems on every backend of this machine against a float64 loop.
 #include <chrono>
 #include <functional>
+#include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
+#include <tuple>
+#include <vector>
 
 #include "driver/context.h"
 #include "driver/memory.h"
+#include "ops/choice_json.h"
 #include "ops/control.h"
 #include "ops/dtype_name.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
 #include "ops/self_test_problem.h"
+#include "ops/tuning.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -27,8 +34,38 @@ class DriverScratch : public ScratchAllocator {
   std::vector<driver::DeviceBuffer> buffers_;
 };
 
-// Copies a problem to a device, runs it there, copies the outputs back.
-void run_on_device(TestProblem& test, const DeviceContext& device) {
+// While it lives, a device plans scans like this one by a choice drawn at random among those possible.
+class DrawnPlan {
+ public:
+  DrawnPlan(const SelectiveScanProblem& problem, const DeviceContext& device, std::mt19937& random)
+      : problem_(problem), tuning_(device_tuning(device)) {
+    // A kernel first: some have many more choices than others.
+    std::map<std::tuple<bool, bool, bool>, std::vector<PlanChoice>> kinds;
+    for (const auto& [choice, clocks] : plan_choices(problem, device.report))
+      kinds[{choice.served, choice.warps > 1, choice.cut}].push_back(choice);
+    const auto draw = [&](std::size_t count) {
+      return std::uniform_int_distribution<std::ptrdiff_t>(0, static_cast<std::ptrdiff_t>(count) - 1)(random);
+    };
+    const std::vector<PlanChoice>& choices = std::next(kinds.begin(), draw(kinds.size()))->second;
+    choice_ = choices[static_cast<std::size_t>(draw(choices.size()))];
+    former_ = tuning_.use(problem, TunedChoice{choice_, "", 0, 0});
+  }
+  DrawnPlan(const DrawnPlan&) = delete;
+  DrawnPlan& operator=(const DrawnPlan&) = delete;
+  ~DrawnPlan() { tuning_.use(problem_, former_); }
+
+  const PlanChoice& choice() const { return choice_; }
+
+ private:
+  SelectiveScanProblem problem_;
+  Tuning& tuning_;
+  PlanChoice choice_;
+  std::optional<TunedChoice> former_;
+};
+
+// Copies a problem to a device, runs it there, copies the outputs back. Draws a plan if there is something to draw by,
+// and returns it.
+Json run_on_device(TestProblem& test, const DeviceContext& device, std::mt19937* random) {
   const driver::ContextGuard guard(*device.driver, device.context);
   std::vector<driver::DeviceBuffer> buffers;
   for (TestTensor& tensor : test.tensors()) {
@@ -37,21 +74,24 @@ void run_on_device(TestProblem& test, const DeviceContext& device) {
     tensor.set_pointer(buffers.back().pointer());
   }
   DriverScratch scratch(*device.driver);
+  std::optional<DrawnPlan> drawn;
+  if (random != nullptr) drawn.emplace(test.problem(), device, *random);
   selective_scan_cuda(test.problem(), device.report.ordinal, nullptr, scratch);
   for (std::size_t i = 0; i < buffers.size(); ++i) {
     TestTensor& tensor = test.tensors()[i];
     if (tensor.output) buffers[i].download(tensor.bytes.data(), tensor.bytes.size(), nullptr);
   }
   device.driver->check(device.driver->api().cuStreamSynchronize(nullptr), "Waiting for the self-test's scan");
+  return drawn ? choice_to_json(drawn->choice()) : Json();
 }
 
 // JSON has no infinity: an output that is not a number has no relative error.
 Json finite_or_null(double value) { return value < 1e300 ? Json(value) : Json(); }
 
-Json run_problem(TestProblem& test, const std::function<void(TestProblem&)>& run) {
+Json run_problem(TestProblem& test, const std::function<Json(TestProblem&)>& run) {
   const auto start = std::chrono::steady_clock::now();
   test.prepare();
-  run(test);
+  const Json plan = run(test);
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
   const double error_y = test.relative_error_y();
   const double error_state = test.relative_error_state();
@@ -62,13 +102,14 @@ Json run_problem(TestProblem& test, const std::function<void(TestProblem&)>& run
           {"relative_error_state", finite_or_null(error_state)},
           {"tolerance_y", test.tolerance_y()},
           {"tolerance_state", test.tolerance_state()},
+          {"plan", plan},
           {"passed", error_y <= test.tolerance_y() && error_state <= test.tolerance_state()},
           {"ms", elapsed.count()}};
 }
 
 // A backend that throws has failed, and the other backends are still tested. Every backend gets the same problems.
 Json run_backend(const std::string& backend, const std::string& name, const SelfTestOptions& options, unsigned seed,
-                 const std::function<void(TestProblem&)>& run) {
+                 const std::function<Json(TestProblem&)>& run) {
   Json problems = Json::array();
   Json error;
   bool passed = true;
@@ -96,8 +137,10 @@ std::string self_test_json(const SelfTestOptions& options) {
   const unsigned seed = options.seed != 0 ? options.seed : std::random_device{}() | 1u;
   Json backends = Json::array();
   if (options.use_cpu) {
-    backends.push_back(
-        run_backend("cpu", "CPU", options, seed, [](TestProblem& test) { selective_scan_cpu(test.problem()); }));
+    backends.push_back(run_backend("cpu", "CPU", options, seed, [](TestProblem& test) {
+      selective_scan_cpu(test.problem());
+      return Json();
+    }));
   }
   Json cuda_unavailable;
   if (options.use_cuda) {
@@ -109,8 +152,10 @@ std::string self_test_json(const SelfTestOptions& options) {
     }
     for (int ordinal = 0; ordinal < count; ++ordinal) {
       const std::string name = driver::device_report(runtime().driver(), ordinal).name;
-      backends.push_back(run_backend("cuda:" + std::to_string(ordinal), name, options, seed,
-                                     [&](TestProblem& test) { run_on_device(test, runtime().device(ordinal)); }));
+      std::mt19937 random(seed);  // another one than draws the problems, which are the same on every backend
+      backends.push_back(run_backend("cuda:" + std::to_string(ordinal), name, options, seed, [&](TestProblem& test) {
+        return run_on_device(test, runtime().device(ordinal), options.any_plan ? &random : nullptr);
+      }));
     }
   }
   bool passed = true;

@@ -175,15 +175,14 @@ std::optional<PlanChoice> Tuning::find(const SelectiveScanProblem& problem) cons
   return found == choices_.end() ? std::nullopt : std::optional(found->second.choice);
 }
 
-void Tuning::use(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice) {
+std::optional<TunedChoice> Tuning::use(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice) {
   const std::lock_guard lock(mutex_);
-  if (choice) {
-    choices_[problem_class(problem)] = *std::move(choice);
-  } else {
-    choices_.erase(problem_class(problem));
-  }
+  std::optional<TunedChoice> former;
+  if (auto node = choices_.extract(problem_class(problem))) former = std::move(node.mapped());
+  if (choice) choices_[problem_class(problem)] = *std::move(choice);
   empty_.store(choices_.empty(), std::memory_order_release);
   version_.fetch_add(1, std::memory_order_release);
+  return former;
 }
 
 void Tuning::save() const {

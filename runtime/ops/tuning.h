@@ -57,8 +57,8 @@ class MAMBA_SCAN_API Tuning {
 
   std::optional<PlanChoice> find(const SelectiveScanProblem& problem) const;
 
-  // For this process alone, or as well for those to come. Nothing: the model's choice again.
-  void use(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice);
+  // For this process alone, or as well for those to come. Nothing: the model's choice again. Returns what was used.
+  std::optional<TunedChoice> use(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice);
 
   // Another one whenever find() may answer differently.
   std::uint64_t version() const { return version_.load(std::memory_order_acquire); }

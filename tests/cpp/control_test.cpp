@@ -13,6 +13,7 @@
 #include "empty_kernels.h"
 #include "jit_test_support.h"
 #include "ops/runtime.h"
+#include "ops/tuning.h"
 #include "platform/error.h"
 
 namespace mamba_scan::ops {
@@ -112,6 +113,33 @@ TEST_F(ControlTest, TheSelfTestPassesThroughTheWholeCudaPath) {
   EXPECT_EQ(machine->fake.count("live_allocations"), 0);
   EXPECT_EQ(machine->fake.count("misuse"), 0) << machine->fake.journal();
   EXPECT_NE(machine->fake.journal().find("selective_scan_forward grid="), std::string::npos);
+}
+
+TEST_F(ControlTest, TheSelfTestDrawsPlansAndLeavesTheTunedOnes) {
+  if (!has_nvrtc()) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
+  machine->fake.on_launch(test::run_on_cpu);
+  SelfTestOptions options;
+  options.problems = 120;
+  options.seed = 5;
+  options.use_cpu = false;
+  options.any_plan = true;
+  Tuning& tuning = device_tuning(runtime().device(0));
+  const std::uint64_t before = tuning.version();
+  const Json report = Json::parse(self_test_json(options));
+  machine->fake.on_launch(nullptr);
+  EXPECT_EQ(report.at("passed"), true) << report.dump(1);
+  std::set<std::string> kinds;
+  for (const Json& problem : report.at("backends").at(0).at("problems")) {
+    const Json& plan = problem.at("plan");
+    kinds.insert(plan.at("warps") != 1 ? "turns" : plan.at("served") == true ? "served" : "alone");
+  }
+  EXPECT_EQ(kinds, (std::set<std::string>{"alone", "served", "turns"}));
+  EXPECT_EQ(tuning.version(), before + 2 * 120) << "every choice is taken back";
+  options.problems = 3;
+  const Json again = Json::parse(self_test_json(options));
+  for (std::size_t i = 0; i < 3; ++i)
+    EXPECT_EQ(again.at("backends").at(0).at("problems").at(i).at("plan"),
+              report.at("backends").at(0).at("problems").at(i).at("plan"));
 }
 
 TEST_F(ControlTest, TheSelfTestFailsWhenAKernelWritesNothing) {

@@ -25,9 +25,14 @@ inline SelectiveScanProblem with_slices_before(const SelectiveScanForwardParams&
   return problem;
 }
 
-// The whole scan that a launch stands for, as the caller laid it out; none for the kernels that only prepare one.
+// Not for the kernels that only prepare a scan.
+inline bool is_scan(const std::string& entry) {
+  return entry == "selective_scan_forward" || entry == "selective_scan_served" || entry == "selective_scan_relay";
+}
+
+// The whole scan that a launch stands for, as the caller laid it out.
 inline std::optional<SelectiveScanProblem> launched_scan(const std::string& entry, void** arguments) {
-  if (entry != "selective_scan_forward" && entry != "selective_scan_relay") return std::nullopt;
+  if (!is_scan(entry)) return std::nullopt;
   auto problem = with_slices_before(*static_cast<const SelectiveScanForwardParams*>(arguments[0]));
   if (problem.reverse) {  // plan() has turned it round already, which the CPU backend would do again
     problem = cpu::turned_around(problem);

@@ -11,6 +11,7 @@
 #include <set>
 #include <tuple>
 
+#include "cpu_for_gpu.h"
 #include "fake_gpu.h"
 #include "gpu_limits.h"
 #include "jit_test_support.h"
@@ -228,8 +229,7 @@ std::map<int, int> launches;                        // by number of slots
 
 void take_time(const char* entry, void** arguments) {
   bool fast = false;
-  if (const std::string name = entry;
-      name == "selective_scan_forward" || name == "selective_scan_served" || name == "selective_scan_relay") {
+  if (test::is_scan(entry)) {
     const auto& params = *static_cast<const SelectiveScanForwardParams*>(arguments[0]);
     fast = params.slots == wanted_slots && (wanted_tiles == 0 || params.tiles_per_row == wanted_tiles);
     ++launches[params.slots];

@@ -5,7 +5,7 @@
 Needs mamba_scan and pytest in this Python and, for some steps, programs of the CUDA toolkit. Steps, in this order:
 
     tests      tests/python on the GPU
-    selftest   random problems of every feature against a float64 loop
+    selftest   random problems of every feature by every kind of plan, against a float64 loop
     memcheck   the same, fewer of them, under compute-sanitizer; likewise racecheck and initcheck. racecheck calls what
                warps of selective_scan_relay and selective_scan_served hand on a hazard, as it does where warps do
                nothing else than hand a number on through named barriers of two warps each, one after another round a
@@ -34,6 +34,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = [sys.executable, "-m", "mamba_scan"]
+SELF_TEST = [*PACKAGE, "selftest", "--any-plan"]
 NCU = ("ncu", "--clock-control", "none", "--kernel-name", "regex:selective_scan")
 METRICS = (
     "gpu__time_duration.sum",
@@ -76,7 +77,7 @@ class Step:
 def sanitized(tool: str, problems: int) -> Step:
     """The self-test under one tool of compute-sanitizer."""
     sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "3"]
-    return Step([*sanitizer, *PACKAGE, "selftest", "--problems", str(problems)], needs="compute-sanitizer")
+    return Step([*sanitizer, *SELF_TEST, "--problems", str(problems)], needs="compute-sanitizer")
 
 
 def steps_into(folder: Path) -> dict[str, Step]:
@@ -90,7 +91,7 @@ def steps_into(folder: Path) -> dict[str, Step]:
         "tests": Step(
             [sys.executable, "-m", "pytest", str(ROOT / "tests/python"), "-q", *workers], environment=threads
         ),
-        "selftest": Step([*PACKAGE, "selftest", "--problems", "200"]),
+        "selftest": Step([*SELF_TEST, "--problems", "200"]),
         "memcheck": sanitized("memcheck", 60),
         "racecheck": sanitized("racecheck", 40),
         "initcheck": sanitized("initcheck", 40),

@@ -94,21 +94,24 @@ def test_self_test(capsys):
     assert status == 0
     assert report["seed"] == 7
     assert any(backend["backend"] == "cpu" and len(backend["problems"]) == 3 for backend in report["backends"])
-    status, output = run(capsys, "selftest", "--problems", "2", "--seed", "7")
+    status, output = run(capsys, "selftest", "--problems", "2", "--seed", "7", "--any-plan")
     assert "seed 7: passed" in output.out
 
 
 def test_self_test_says_which_problem_failed(capsys, monkeypatch):
-    problem = {"shape": "dim=3", "dtype": "float16", "features": "z", "passed": False}
+    problem = {"shape": "dim=3", "dtype": "float16", "features": "z", "plan": None, "passed": False}
     problem |= {"relative_error_y": None, "tolerance_y": 0.001, "relative_error_state": 1e-7, "tolerance_state": 1e-5}
-    backend = {"backend": "cpu", "name": "CPU", "error": None, "problems": [problem, problem | {"passed": True}]}
+    planned = problem | {"plan": {"lanes": 2}}
+    problems = [problem, planned, problem | {"passed": True}]
+    backend = {"backend": "cpu", "name": "CPU", "error": None, "problems": problems}
     report = {"seed": 7, "passed": False, "backends": [backend]}
     monkeypatch.setattr(control, "self_test", lambda **_: report)
     status, output = run(capsys, "selftest")
     assert status == 1
-    assert "cpu CPU: 1 of 2 problems within tolerance" in output.out
+    assert "cpu CPU: 1 of 3 problems within tolerance" in output.out
     failed = "dim=3, float16, z: error of y not finite (tolerance 1.0e-03), of state 1.0e-07 (tolerance 1.0e-05)"
     assert output.out.count(failed) == 1
+    assert output.out.count('dim=3, float16, z, planned as {"lanes": 2}: error of y') == 1
 
 
 def test_recording():
