@@ -72,7 +72,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, cons
       for (int t = 0; t < kSteps; ++t) {
         float B[kDropTogether];
         if constexpr (!kBConstant)
-          read_states(tile_B(shared, stage) + (first + t) * kPaddedStates, id.part, group * kDropTogether, B);
+          read_states(tile_B(shared.expanded, stage) + (first + t) * kPaddedStates, id.part, group * kDropTogether, B);
 #pragma unroll
         for (int k = 0; k < kDropTogether; ++k)
 #pragma unroll
@@ -118,7 +118,7 @@ __device__ __forceinline__ int forget_others(const SelectiveScanForwardParams& p
   const Index first_step = static_cast<Index>(tile) * kTile;
   const Index sequence = sequence_begin(p, sequence_at(p, static_cast<Index>(shared.piece.end) * kTile));
   const int others = static_cast<int>(max(sequence - first_step, Index{0}));
-  forget_steps(p, shared.piece.row, shared, stage, 0, others, lane);
+  forget_steps(p, shared.piece.row, shared.expanded, stage, 0, others, lane);
   return others;
 }
 #endif
@@ -156,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
 #pragma unroll 1
   for (int tile = piece.end - 1; tile >= first_tile; --tile) {
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, shared.B, id.lane);
+    expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, shared.expanded.B, id.lane);
     if constexpr (!kReadsPrepared) __syncwarp();
     int begin = 0;  // of the sequence in the tile
 #if MS_PACKED

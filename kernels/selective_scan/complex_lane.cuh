@@ -109,9 +109,9 @@ __device__ __forceinline__ void step_states(const Shared& shared, const Stage& s
                                             float (&y)[kChannels]) {
   float B[2 * kStates], C[2 * kStates];
   if constexpr (!kBConstant)
-    read_floats(tile_B(shared, stage) + (step * kPaddedStates + id.part * kStates) * kParts, B);
+    read_floats(tile_B(shared.expanded, stage) + (step * kPaddedStates + id.part * kStates) * kParts, B);
   if constexpr (!kCConstant)
-    read_floats(tile_C(shared, stage) + (step * kPaddedStates + id.part * kStates) * kParts, C);
+    read_floats(tile_C(shared.expanded, stage) + (step * kPaddedStates + id.part * kStates) * kParts, C);
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
     const float delta_u = dt[r] * u[r];

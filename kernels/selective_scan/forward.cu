@@ -110,7 +110,7 @@ __device__ __forceinline__ void step_states(const Shared& shared, const Stage& s
                                             const float (&dt)[kChannels], const float (&u)[kChannels], Lane& self,
                                             float (&y)[kChannels]) {
   float B[kStates], C[kStates], delta_u[kChannels];
-  read_projections(shared, stage, step, id, B, C);
+  read_projections(shared.expanded, stage, step, id, B, C);
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
     delta_u[r] = dt[r] * u[r];
@@ -252,10 +252,10 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
 #pragma unroll 1
   for (; tile < end; ++tile) {
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projections(p, piece.row, stage, shared, id.lane);
+    expand_projections(p, piece.row, stage, shared.expanded, id.lane);
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
-      forget_steps(p, piece.row, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
+      forget_steps(p, piece.row, shared.expanded, stage, steps_of_tile(p, tile), kTile, id.lane);
     scan_tile(params, shared, stage, tile, whole, id, self);
 #if MS_SLICE != 1
     static_assert(!kShifted<MS_U_ACCESS> || MS_Y_ACCESS != kVectors, "vectors of y lie where those of u were");

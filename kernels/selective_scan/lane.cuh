@@ -67,11 +67,10 @@ __device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const
 }
 
 // B and C of a step for the lane's states, unless they are constant in time.
-template <class OfTile>
-__device__ __forceinline__ void read_projections(const OfTile& of_tile, const Stage& stage, int step, LaneId id,
+__device__ __forceinline__ void read_projections(const ExpandedTile& expanded, const Stage& stage, int step, LaneId id,
                                                  float (&B)[kStates], float (&C)[kStates]) {
-  if constexpr (!kBConstant) read_states(tile_B(of_tile, stage) + step * kPaddedStates, id.part, 0, B);
-  if constexpr (!kCConstant) read_states(tile_C(of_tile, stage) + step * kPaddedStates, id.part, 0, C);
+  if constexpr (!kBConstant) read_states(tile_B(expanded, stage) + step * kPaddedStates, id.part, 0, B);
+  if constexpr (!kCConstant) read_states(tile_C(expanded, stage) + step * kPaddedStates, id.part, 0, C);
 }
 
 // One step for the lane's channels. Adds the lane's share of the output before the gate to y.

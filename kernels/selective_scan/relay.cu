@@ -157,7 +157,7 @@ __device__ __forceinline__ void scan_locally(const Shared& shared, const Stage& 
     if constexpr (kReadsRawB) {
       B[0] = read_raw<MS_B_ORDER>(stage.B, id.part, t);
     } else {
-      read_states(shared.B + t * kPaddedStates, id.part, 0, B);
+      read_states(shared.expanded.B + t * kPaddedStates, id.part, 0, B);
     }
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
@@ -188,7 +188,7 @@ __device__ __forceinline__ void scan_outputs(const SelectiveScanProblem& p, cons
     if constexpr (kReadsRawC) {
       C[0] = read_raw<MS_C_ORDER>(stage.C, id.part, t);
     } else {
-      read_states(shared.C + t * kPaddedStates, id.part, 0, C);
+      read_states(shared.expanded.C + t * kPaddedStates, id.part, 0, C);
     }
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) {
@@ -204,19 +204,14 @@ __device__ __forceinline__ void scan_outputs(const SelectiveScanProblem& p, cons
     for (int i = 0; i < kOwned; ++i) sums[i][t] = sum[i];
   }
   reduce_over_lanes(sums, id);
-#if MS_HAS_D
-  Outputs u;
-  read_owned<MS_U_ACCESS>(stage.u, id.first_step, id, shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id), u);
-#endif
 #pragma unroll
   for (int i = 0; i < kOwned; ++i)
 #pragma unroll
-    for (int t = 0; t < kOwnedSteps; ++t) {
-      y[i][t] = sums[i][t];
-#if MS_HAS_D
-      y[i][t] += kept[(kHeld + kBiases + i) * 32 + id.lane] * u[i][t];
-#endif
-    }
+    for (int t = 0; t < kOwnedSteps; ++t) y[i][t] = sums[i][t];
+  if constexpr (MS_HAS_D) {
+    const auto D = [&](int i) { return kept[(kHeld + kBiases + i) * 32 + id.lane]; };
+    add_skips(stage.u, id.first_step, id, shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id), D, y);
+  }
 }
 
 // Waits for the state that the tile begins with, and hands on the one that it ends with. This is what all turns of a
@@ -274,7 +269,7 @@ __device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForward
   __syncwarp();
   keep_lane(params.problem, shared.piece.row, block.kept[warp], id);
   const TileCopies<true> copies(params, shared, id.lane);
-  clear_padding(shared, id.lane);
+  clear_padding(shared.expanded, id.lane);
   if (warp == 0) {
     Lane self;
     start_state(params.problem, shared, id, self);
@@ -300,10 +295,10 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
     const LaneId id = lane_id(lane_anew(thread));
     Shared& shared = block.warp[warp];
     Stage& stage = copies.take(params, shared, id.lane);
-    expand_projections(p, shared.piece.row, stage, shared, id.lane);
+    expand_projections(p, shared.piece.row, stage, shared.expanded, id.lane);
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
-      forget_steps(p, shared.piece.row, shared, stage, steps_of_tile(p, tile), kTile, id.lane);
+      forget_steps(p, shared.piece.row, shared.expanded, stage, steps_of_tile(p, tile), kTile, id.lane);
     Lane self;
     take_turn(params, block, warp, stage, tile, whole ? kTile : steps_of_tile(p, tile), id, self.state);
     __syncwarp();

@@ -45,8 +45,7 @@ static_assert(kStages > kTilesAhead && (kStages & (kStages - 1)) == 0, "a stage 
 
 // What a scanner reads of a tile besides the stage. Two: one is read while the other is made.
 struct __align__(16) ReadyTile {
-  __align__(16) float B[kExpandsB ? kTileFloats : 1];
-  __align__(16) float C[kExpandsC ? kTileFloats : 1];
+  ExpandedTile expanded;
   StepInputs inputs[kTileInputs];
 };
 
@@ -66,27 +65,17 @@ constexpr int kOfPair = 64;  // threads
 __device__ __forceinline__ unsigned ready(unsigned pair, unsigned t) { return pair * 4 + t % 2; }
 __device__ __forceinline__ unsigned done(unsigned pair, unsigned t) { return pair * 4 + 2 + t % 2; }
 
-// What delta and u are read by: in the server or the scanner, whichever evaluates them.
-struct InputSource {
-  DeltaReader delta;
-  Shift<MS_U_ACCESS> u_shift;
-
-  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, LaneId id) {
-    delta.load(p, row, id);
-    u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
-  }
-};
-
 // existing: steps of the tile inside the sequence. Those after it leave the state as it is.
 __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const Row& row, int existing, Stage& stage,
-                                           LaneId id, InputSource& source, ReadyTile& ready) {
-  expand_projections(p, row, stage, ready, id.lane);
-  if (existing < kTile) forget_steps(p, row, ready, stage, existing, kTile, id.lane);
+                                           LaneId id, DeltaReader& delta, ReadyTile& ready) {
+  expand_projections(p, row, stage, ready.expanded, id.lane);
+  if (existing < kTile) forget_steps(p, row, ready.expanded, stage, existing, kTile, id.lane);
   if constexpr (kSharesInputs) {
+    const auto u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kSteps) {
       Inputs inputs;
-      evaluate_inputs(source.delta, source.u_shift, stage, first, existing, id, inputs);
+      evaluate_inputs(delta, u_shift, stage, first, existing, id, inputs);
       write_inputs(ready.inputs, first, id, inputs);
     }
   }
@@ -98,9 +87,9 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
   const SelectiveScanProblem& p = params.problem;
   const Row row = memory.shared.piece.row;
   TileCopies<true, kTilesAhead - 1> copies(params, memory.shared, id.lane);
-  InputSource source;
-  source.load(p, row, id);
-  for (ReadyTile& tile : memory.tile) clear_padding(tile, id.lane);
+  DeltaReader delta;
+  delta.load(p, row, id);
+  for (ReadyTile& tile : memory.tile) clear_padding(tile.expanded, id.lane);
   // Where this lane stores its first chunk of the next whole tile.
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, 0, id.lane));
   const int tiles = params.tiles_per_row;
@@ -111,7 +100,7 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
     if (t >= kTilesAhead) barrier_wait<kOfPair>(done(pair, t));
     if (t < tiles) {
       const int existing = copies.is_whole(t) ? kTile : steps_of_tile(p, t);
-      make_ready(p, row, existing, *stage, id, source, memory.tile_of(t));
+      make_ready(p, row, existing, *stage, id, delta, memory.tile_of(t));
       barrier_arrive<kOfPair>(ready(pair, t));
     }
     if (t >= kTilesAhead) {
@@ -128,8 +117,8 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
   }
 }
 
-// What a scanner needs for outputs: D of the channels that the lane owns.
-struct OutputSource {
+// What a scanner keeps of its row besides: how rows of u and z are shifted, and D of the channels that the lane owns.
+struct OfRow {
   float D[kOwned];
   Shift<MS_U_ACCESS> u_shift;
   Shift<MS_Z_ACCESS> z_shift;
@@ -147,18 +136,18 @@ struct OutputSource {
 
 // kSteps steps of a tile from step `first`; outputs replace u.
 __device__ __forceinline__ void scan_group(const ReadyTile& tile, Stage& stage, int first, int existing, LaneId id,
-                                           InputSource& source, const OutputSource& output, Lane& self) {
+                                           const OfRow& of_row, Lane& self) {
   Inputs inputs;
   if constexpr (kSharesInputs) {
     read_inputs(tile.inputs, first, id, inputs);
   } else {
-    evaluate_inputs(source.delta, source.u_shift, stage, first, existing, id, inputs);
+    evaluate_inputs(self.delta, of_row.u_shift, stage, first, existing, id, inputs);
   }
   float sums[kOwned][kSteps];
 #pragma unroll
   for (int t = 0; t < kSteps; ++t) {
     float B[kStates], C[kStates], sum[kChannels];
-    read_projections(tile, stage, first + t, id, B, C);
+    read_projections(tile.expanded, stage, first + t, id, B, C);
 #pragma unroll
     for (int r = 0; r < kChannels; ++r) sum[r] = 0.0f;
     advance_states(inputs.delta[t], inputs.delta_u[t], B, C, self, sum);
@@ -169,12 +158,15 @@ __device__ __forceinline__ void scan_group(const ReadyTile& tile, Stage& stage, 
   reduce_over_lanes(sums, id);
   Outputs out;
   const int own = first + id.first_step;
-  if constexpr (MS_HAS_D) read_owned<MS_U_ACCESS>(stage.u, own, id, output.u_shift, out);
 #pragma unroll
   for (int i = 0; i < kOwned; ++i)
 #pragma unroll
-    for (int t = 0; t < kOwnedSteps; ++t) out[i][t] = MS_HAS_D ? output.D[i] * out[i][t] + sums[i][t] : sums[i][t];
-  if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, output.z_shift, out);
+    for (int t = 0; t < kOwnedSteps; ++t) out[i][t] = sums[i][t];
+  if constexpr (MS_HAS_D) {
+    const auto D = [&](int i) { return of_row.D[i]; };
+    add_skips(stage.u, own, id, of_row.u_shift, D, out);
+  }
+  if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, of_row.z_shift, out);
   if (kLanes > 1 || kShifted<MS_U_ACCESS>) __syncwarp();
   if (stores_outputs(id)) keep_outputs<false>(stage.u, own, id, 0, kSteps, out);
 }
@@ -185,10 +177,8 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, P
   Lane self;
   load_lane(p, row, id, self);
   start_state(p, memory.shared, id, self);
-  InputSource source;
-  source.load(p, row, id);
-  OutputSource output;
-  output.load(p, row, id);
+  OfRow of_row;
+  of_row.load(p, row, id);
   const int whole_end = static_cast<int>(p.seqlen / kTile);
 #pragma unroll 1
   for (int t = 0; t < params.tiles_per_row; ++t) {
@@ -196,7 +186,7 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, P
     barrier_wait<kOfPair>(ready(pair, t));
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kSteps)
-      scan_group(memory.tile_of(t), memory.stage_of(t), first, existing, id, source, output, self);
+      scan_group(memory.tile_of(t), memory.stage_of(t), first, existing, id, of_row, self);
     barrier_arrive<kOfPair>(done(pair, t));
   }
   store_state(p, memory.shared, id, self);

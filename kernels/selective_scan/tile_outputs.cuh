@@ -39,6 +39,18 @@ __device__ __forceinline__ void read_owned(const Element* tile, int first, LaneI
 #endif
 }
 
+// Adds D * u of the group from step `first` on to the lane's outputs. D(i): of its i-th owned channel.
+template <class Skip>
+__device__ __forceinline__ void add_skips(const Element* u, int first, LaneId id, Shift<MS_U_ACCESS> shift,
+                                          const Skip& D, Outputs& y) {
+  Outputs input;
+  read_owned<MS_U_ACCESS>(u, first, id, shift, input);
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i)
+#pragma unroll
+    for (int t = 0; t < kOwnedSteps; ++t) y[i][t] += D(i) * input[i][t];
+}
+
 __device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId id, Shift<MS_Z_ACCESS> shift,
                                            Outputs& y) {
   Outputs gate;

@@ -222,23 +222,21 @@ __device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor
 }
 
 // The states that only pad lanes, to which nothing is ever expanded.
-template <class OfTile>
-__device__ __forceinline__ void clear_padding(OfTile& of_tile, int lane) {
+__device__ __forceinline__ void clear_padding(ExpandedTile& expanded, int lane) {
   if constexpr (kPaddedStates > kDState) {
     for (int i = lane; i < kTile * kPaddedStates; i += 32) {
-      if constexpr (kExpandsB) of_tile.B[i] = 0.0f;
-      if constexpr (kExpandsC) of_tile.C[i] = 0.0f;
+      if constexpr (kExpandsB) expanded.B[i] = 0.0f;
+      if constexpr (kExpandsC) expanded.C[i] = 0.0f;
     }
     __syncwarp();
   }
 }
 
 // Both.
-template <class OfTile>
 __device__ __forceinline__ void expand_projections(const SelectiveScanProblem& p, const Row& row, const Stage& stage,
-                                                   OfTile& of_tile, int lane) {
-  expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, of_tile.B, lane);
-  expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, of_tile.C, lane);
+                                                   ExpandedTile& expanded, int lane) {
+  expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, expanded.B, lane);
+  expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, expanded.C, lane);
   if constexpr (kExpandsB || kExpandsC) __syncwarp();
 }
 
@@ -380,8 +378,7 @@ struct DeltaReader {
 // Clears steps begin to end - 1 of a tile, of B where it is read, where these lie outside of the sequence:
 // whatever is there instead, not even an infinity may be left of it. u and B become zero, and delta a step that leaves
 // the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero.
-template <class OfTile>
-__device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, const Row& row, OfTile& of_tile,
+__device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, const Row& row, ExpandedTile& expanded,
                                              Stage& stage, int begin, int end, int lane) {
   const float missing_delta = MS_SOFTPLUS ? __uint_as_float(0xff800000u) : 0.0f;
   const Rows u = sequence_rows(p.u, row, 0, kTile, kWarpChannels);
@@ -404,7 +401,7 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, cons
       from_float(0.0f, stage.B[place]);
     }
   } else if constexpr (!kBConstant) {
-    auto* B = const_cast<float*>(tile_B(of_tile, stage));
+    auto* B = const_cast<float*>(tile_B(expanded, stage));
     for (int i = begin * kPaddedStates * kParts + lane; i < end * kPaddedStates * kParts; i += 32) B[i] = 0.0f;
   }
   __syncwarp();

@@ -187,6 +187,11 @@ struct Piece {
   int next;
 };
 
+struct __align__(16) ExpandedTile {
+  __align__(16) float B[kExpandsB ? kTileFloats : 1];
+  __align__(16) float C[kExpandsC ? kTileFloats : 1];
+};
+
 struct __align__(16) Shared {
   Stage stage[kStages];
   // What the warp is working on. Here because registers are short, and it is needed once per tile at most.
@@ -196,21 +201,17 @@ struct __align__(16) Shared {
   Index boundary;  // the step at which it ends
   int done;        // steps of the tile before the ones being computed
 #endif
-#if !MS_SERVED  // of the tile being computed; served.cu has two at a time
-  __align__(16) float B[kExpandsB ? kTileFloats : 1];
-  __align__(16) float C[kExpandsC ? kTileFloats : 1];
+#if !MS_SERVED            // which has two at a time
+  ExpandedTile expanded;  // the one being computed
 #endif
 };
 
-// Where lanes read B and C of the tile in `stage`, which of_tile holds if they were expanded: Shared, or what stands
-// for it in served.cu.
-template <class OfTile>
-__device__ __forceinline__ const float* tile_B(const OfTile& of_tile, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : of_tile.B;
+// Where lanes read B and C of the tile in `stage`.
+__device__ __forceinline__ const float* tile_B(const ExpandedTile& expanded, const Stage& stage) {
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : expanded.B;
 }
-template <class OfTile>
-__device__ __forceinline__ const float* tile_C(const OfTile& of_tile, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : of_tile.C;
+__device__ __forceinline__ const float* tile_C(const ExpandedTile& expanded, const Stage& stage) {
+  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : expanded.C;
 }
 
 // ---- which piece of which row ----
