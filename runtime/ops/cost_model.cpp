@@ -82,11 +82,13 @@ double moving(const ForwardVariant& v) {
   return expansion(v, v.b_order, v.b_access) + expansion(v, v.c_order, v.c_access) + tile / v.tile;
 }
 
+// Channels, as far as a lane has them in common with others, which then add up or exchange something.
+double shared_by_lanes(const ForwardVariant& v) { return v.channels * (1 - 1.0 / v.lanes); }
+
 // All but what states take.
 double besides_states(const ForwardVariant& v) {
-  const double shared_by_lanes = v.channels * (1 - 1.0 / v.lanes);
-  double step = 4.9 * shared_by_lanes + v.channels * shifted(v);
-  if (v.softplus) step += 14 * owned(v) + 7 * shared_by_lanes;
+  double step = 4.9 * shared_by_lanes(v) + v.channels * shifted(v);
+  if (v.softplus) step += 14 * owned(v) + 7 * shared_by_lanes(v);
   if (v.has_z) step += 4 * owned(v);
   return step + moving(v);
 }
@@ -102,8 +104,8 @@ constexpr double kOfTile = 225;  // waiting for its copies, its begin and end
 
 // Of a warp that has a scheduler to itself, but for the one that serves it; that one keeps up unless it moves much.
 double served_clocks_per_step(const ForwardVariant& v) {
-  const bool shares_inputs = v.lanes > 1;  // which the other warp evaluates then
-  double instructions = of_states(v) + 4.9 * v.channels * (1 - 1.0 / v.lanes) + v.channels * shifted(v);
+  const bool shares_inputs = v.shares_inputs();  // which the other warp evaluates
+  double instructions = of_states(v) + 4.9 * shared_by_lanes(v) + v.channels * shifted(v);
   if (shares_inputs) instructions -= 4 * v.channels;
   if (v.softplus && !shares_inputs) instructions += 14 * v.channels;
   if (v.has_z) instructions += shares_inputs ? 10 * owned(v) : 4 * v.channels;

@@ -191,9 +191,8 @@ class Best {
     found_ = found_ || is_wanted;
   }
   // Details wanted of this kernel's candidates; 0 where nothing is.
-  PlanChoice details(bool relay, bool served = false) const {
-    const bool meant = wanted_ != nullptr && (wanted_->warps > 1) == relay && wanted_->served == served;
-    return meant ? *wanted_ : PlanChoice{};
+  PlanChoice details(ScanKernel kernel) const {
+    return wanted_ != nullptr && wanted_->kernel() == kernel ? *wanted_ : PlanChoice{};
   }
   const Candidate& get() const { return best_; }
 
@@ -285,8 +284,8 @@ std::size_t prepared_floats(const ForwardVariant& v, const SelectiveScanProblem&
 }
 
 bool can_be_prepared(const ForwardVariant& v, const SelectiveScanProblem& problem) {
-  return v.warps == 1 && !v.served && problem.seqlen > 0 && !v.is_complex && v.b_order != ProjectionOrder::kConstant &&
-         v.c_order != ProjectionOrder::kConstant;
+  return v.kernel() == ScanKernel::kForward && problem.seqlen > 0 && !v.is_complex &&
+         v.b_order != ProjectionOrder::kConstant && v.c_order != ProjectionOrder::kConstant;
 }
 
 // The same with B and C prepared, all in all. Infinite where shared memory would then hold fewer warps.
@@ -324,7 +323,7 @@ double clocks_prepared_or_not(const ForwardVariant& v, Index rows, Index slots, 
 // as fill all schedulers alike.
 void consider_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                     const ForwardVariant& shape, bool may_cut, Best& best) {
-  const PlanChoice wanted = best.details(false);
+  const PlanChoice wanted = best.details(ScanKernel::kForward);
   Candidate c;
   c.variant = shape;
   ForwardVariant& v = c.variant;
@@ -389,7 +388,7 @@ void for_each_shape(const ForwardVariant& base, const Visit& visit) {
 // ---- warps that take turns (relay.cu) ----
 
 bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
-  if (v.warps == 1 && !v.served) return v.shared_bytes() <= kMostStaticShared;
+  if (v.kernel() == ScanKernel::kForward) return v.shared_bytes() <= kMostStaticShared;
   return v.dynamic_shared_bytes() <= std::max(kMostStaticShared, device.shared_per_block_optin);
 }
 
@@ -440,7 +439,7 @@ void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceRep
         v.lanes = static_cast<std::int16_t>(lanes);
         v.channels = static_cast<std::int16_t>(channels);
         v.warps = static_cast<std::int16_t>(warps);
-        if (!set_relay_shape(problem, best.details(true), v) || problem.seqlen <= v.tile) continue;
+        if (!set_relay_shape(problem, best.details(ScanKernel::kRelay), v) || problem.seqlen <= v.tile) continue;
         if (!fits_shared_memory(v, device)) continue;
         c.rows = rows_of(problem, v);
         if (c.rows > std::numeric_limits<int>::max()) continue;
@@ -482,7 +481,7 @@ bool set_served_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
 // and with few in lanes that share a channel, or two channels of a lane, nobody has measured any: for tuning only.
 void consider_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                            const ForwardVariant& shape, Best& best) {
-  const PlanChoice wanted = best.details(false, true);
+  const PlanChoice wanted = best.details(ScanKernel::kServed);
   const Index sms = std::max(device.sm_count, 1);
   constexpr int kFew = 4;
   const bool is_measured = shape.channels == 1 && (shape.lanes == 1 || shape.states > kFew);
@@ -497,7 +496,6 @@ void consider_served_shape(const SelectiveScanProblem& problem, const driver::De
     c.rows = c.slots = rows_of(problem, v);
     if (v.states * v.channels > kMostServedStates / blocks || c.rows > std::numeric_limits<int>::max()) return;
     if (blocks == 2 && (c.rows <= 4 * sms || v.states <= kFew)) return;
-    if (wanted.tile > 0) v.tile = wanted.tile;
     if (!set_served_tile(problem, device, wanted.tile == 0, v)) return;
     if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
     if (v.channels > 1 && is_shifted(v)) return;
@@ -710,7 +708,17 @@ ForwardPlan with_preparation(ForwardPlan plan, const SelectiveScanProblem& slice
   return plan;
 }
 
+// What lanes share of a tile (step_inputs.cuh).
+std::size_t inputs_bytes(const ForwardVariant& v) {
+  const int inputs = v.shares_inputs() ? v.warp_channels() * (v.tile / 2 + 1) : 1;  // of two steps and a channel each
+  return 4 * sizeof(float) * static_cast<std::size_t>(inputs);
+}
+
 }  // namespace
+
+bool ForwardVariant::shares_inputs() const {
+  return lanes > 1 && (served || (warps > 1 && !(seq_contiguous && dtype == DType::kFloat32 && lanes <= 4)));
+}
 
 std::size_t ForwardVariant::shared_bytes() const {
   const auto aligned = [](int bytes) { return static_cast<std::size_t>((bytes + 15) / 16 * 16); };
@@ -745,11 +753,7 @@ std::size_t ForwardVariant::shared_bytes() const {
     return static_cast<std::size_t>(stages) * (sequences + of_tile) + piece + (reorders ? of_tile : 32);
   }
   const std::size_t of_stage = sequences + raw(b_order, b_access) + raw(c_order, c_access);
-  if (served) {
-    const int inputs = lanes > 1 ? warp_channels() * (tile / 2 + 1) : 1;  // of two steps and a channel each
-    return static_cast<std::size_t>(stages) * of_stage + piece +
-           2 * (of_tile + 4 * sizeof(float) * static_cast<std::size_t>(inputs));
-  }
+  if (served) return static_cast<std::size_t>(stages) * of_stage + piece + 2 * (of_tile + inputs_bytes(*this));
   return static_cast<std::size_t>(stages) * of_stage + piece + of_tile;
 }
 
@@ -757,12 +761,10 @@ std::size_t ForwardVariant::dynamic_shared_bytes() const {
   if (served) return scan_slots() * shared_bytes();
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
-  const bool shares_inputs = lanes > 1 && !(seq_contiguous && dtype == DType::kFloat32 && lanes <= 4);
-  const int deltas = shares_inputs || (softplus && lanes > 1) ? owned : channels;
+  const int deltas = shares_inputs() || (softplus && lanes > 1) ? owned : channels;
   const int of_lane = 2 * channels * states + (has_bias ? deltas : 0) + (has_d ? owned : 0);
-  const int inputs = shares_inputs ? warp_channels() * (tile / 2 + 1) : 1;  // of two steps and a channel each
-  return static_cast<std::size_t>(warps) * (shared_bytes() + 32 * sizeof(float) * static_cast<std::size_t>(of_lane) +
-                                            4 * sizeof(float) * static_cast<std::size_t>(inputs));
+  return static_cast<std::size_t>(warps) *
+         (shared_bytes() + 32 * sizeof(float) * static_cast<std::size_t>(of_lane) + inputs_bytes(*this));
 }
 
 jit::Variant ForwardVariant::scan() const {

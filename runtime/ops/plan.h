@@ -20,6 +20,12 @@ namespace mamba_scan::ops {
 // Which of the states a launch scans: MS_SLICE.
 enum class StateSlice : std::int8_t { kAll = 0, kPartial = 1, kLast = 2 };
 
+// Which kernel scans.
+enum class ScanKernel : std::int8_t { kForward, kServed, kRelay };
+constexpr ScanKernel scan_kernel(int warps, bool served) {
+  return served ? ScanKernel::kServed : warps > 1 ? ScanKernel::kRelay : ScanKernel::kForward;
+}
+
 // The constants the kernels are specialised with; the head of warp_tile.cuh explains each. Small and comparable: it is
 // the key of the table that a call looks its kernel up in.
 struct ForwardVariant {
@@ -60,10 +66,12 @@ struct ForwardVariant {
 
   auto operator<=>(const ForwardVariant&) const = default;
 
+  ScanKernel kernel() const { return scan_kernel(warps, served); }
   int warp_channels() const { return 32 / lanes * channels; }
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
+  bool shares_inputs() const;                             // kSharesInputs in tile_values.cuh
   unsigned scan_slots() const { return served ? 4 : 1; }  // of a block of scan(); kPairs in served.cu
   unsigned scan_threads() const { return 32 * (served ? 2 * scan_slots() : static_cast<unsigned>(warps)); }
   unsigned scan_blocks(int slots) const { return (static_cast<unsigned>(slots) + scan_slots() - 1) / scan_slots(); }
@@ -135,6 +143,7 @@ struct PlanChoice {
   std::int16_t slices = 0;  // of the states. 0: as plan_forward() would have it
   bool served = false;      // served.cu
 
+  ScanKernel kernel() const { return scan_kernel(warps, served); }
   auto operator<=>(const PlanChoice&) const = default;
 };
 

@@ -11,6 +11,7 @@ namespace emulator {
 namespace {
 
 using mamba_scan::ops::PlanChoice;
+using mamba_scan::ops::ScanKernel;
 
 // What the case chooses, or else the plan, but forward.cu even where another kernel should be faster: most of these
 // short problems would get relay.cu.
@@ -27,9 +28,9 @@ mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& pro
     return plan;
   }
   const auto plan = mamba_scan::ops::plan_forward(problem, device, nullptr, scan.preparation);
-  if (plan.variant.warps == 1 && !plan.variant.served) return plan;
+  if (plan.variant.kernel() == ScanKernel::kForward) return plan;
   for (const auto& expected : mamba_scan::ops::plan_choices(problem, device))
-    if (expected.choice.warps == 1 && !expected.choice.served)
+    if (expected.choice.kernel() == ScanKernel::kForward)
       return mamba_scan::ops::plan_forward(problem, device, &expected.choice, scan.preparation);
   throw std::runtime_error("there is no plan of " + scan.name + " with forward.cu");
 }
