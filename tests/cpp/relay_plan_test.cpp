@@ -54,17 +54,12 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, c
 
 TEST(RelayPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
   std::mt19937 random(20261123);
-  const auto pick = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
   for (int sm_count : {8, 16, 36, 82, 128, 132}) {
     int planned = 0;
     for (int i = 0; i < 400; ++i) {
-      const Index groups = pick(1, 3);
-      SelectiveScanProblem p = problem_of(pick(1, 3), pick(1, 4000), groups * pick(1, 300), pick(1, 70),
-                                          static_cast<DType>(pick(0, 2)), pick(0, 1) == 1);
-      p.ngroups = groups;
-      if (pick(0, 1)) p.z = p.u, p.D = p.delta_bias = memory;
-      p.reverse = pick(0, 1) == 1;
-      const driver::DeviceReport device = device_with(sm_count, pick(0, 1) ? 90 : 86);
+      const SelectiveScanProblem p =
+          test::random_problem(random, {.batch = 3, .seqlen = 4000, .channels_of_group = 300, .dstate = 70});
+      const driver::DeviceReport device = device_with(sm_count, i % 2 == 0 ? 90 : 86);
       const ForwardPlan plan = plan_forward(p, device);
       if (plan.variant.warps == 1) continue;
       ++planned;

@@ -41,18 +41,13 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, c
 
 TEST(ServedPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
   std::mt19937 random(20261126);
-  const auto pick = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
   for (int sm_count : {8, 16, 36, 82, 128, 132}) {
     int planned = 0;
     for (int i = 0; i < 400; ++i) {
-      const Index groups = pick(1, 3);
-      SelectiveScanProblem p = problem_of(pick(1, 9), pick(100, 9000), groups * pick(1, 900), pick(1, 16),
-                                          static_cast<DType>(pick(0, 2)), pick(0, 1) == 1);
-      p.ngroups = groups;
-      if (pick(0, 1)) p.z = p.u, p.D = p.delta_bias = memory;
-      p.reverse = pick(0, 1) == 1;
-      const driver::DeviceReport device = device_with(sm_count, pick(0, 1) ? 90 : 86);
-      const PlanChoice choice{.lanes = static_cast<std::int16_t>(pick(0, 1) ? 1 : 2), .served = true};
+      const SelectiveScanProblem p = test::random_problem(
+          random, {.batch = 9, .seqlen = 9000, .channels_of_group = 900, .dstate = 16, .fewest_steps = 100});
+      const driver::DeviceReport device = device_with(sm_count, i % 2 == 0 ? 90 : 86);
+      const PlanChoice choice{.lanes = static_cast<std::int16_t>(1 + i / 2 % 2), .served = true};
       const ForwardPlan plan = plan_forward(p, device, &choice);
       if (!plan.variant.served) continue;
       ++planned;

@@ -81,39 +81,42 @@ void Block::resume(unsigned t) {
   fibers_[t]->resume();
   if (fibers_[t]->overflowed()) failure_ = "thread " + std::to_string(t) + " overflowed its stack";
   if (failure_) throw EmulationError(std::string(kernel_.name) + ", block " + text_of(index_) + ": " + *failure_);
-  if (fibers_[t]->finished()) threads_[t].state = State::kLeft;
+  if (!fibers_[t]->finished()) return;
+  threads_[t].state = State::kLeft;
+  ++left_;
+}
+
+Block::Sweep Block::sweep(std::span<const unsigned> threads) {
+  Sweep sweep;
+  for (unsigned t : threads) {
+    if (threads_[t].state != State::kReady) continue;
+    resume(t);
+    sweep.ran = true;
+    sweep.moved |= !threads_[t].yielded;
+  }
+  return sweep;
 }
 
 void Block::run() {
   const Current current(this);
   std::vector<unsigned> order(threads_.size());
   std::iota(order.begin(), order.end(), 0);
-  if (launch_.order == Order::kReverse || launch_.order == Order::kLastWarpAlone)
-    std::reverse(order.begin(), order.end());
-  const bool by_warps = launch_.order == Order::kFirstWarpAlone || launch_.order == Order::kLastWarpAlone;
+  if (is_backward(launch_.order)) std::reverse(order.begin(), order.end());
+  const bool by_warps = is_by_warps(launch_.order);
   const std::size_t together = by_warps ? kWarp : order.size();
   for (unsigned t = 0; t < threads_.size(); ++t) fibers_[t]->start(&thread_body, this);
 
-  std::size_t left = 0;
   unsigned idle_sweeps = 0;
-  while (left < threads_.size()) {
+  while (left_ < threads_.size()) {
     shuffle_order(order);
     bool ran = false, moved = false;
     for (std::size_t begin = 0; begin < order.size(); begin += together) {
-      const std::size_t end = std::min(order.size(), begin + together);
-      bool goes_on = true;
-      while (goes_on) {
-        goes_on = false;
-        for (std::size_t i = begin; i < end; ++i) {
-          const unsigned t = order[i];
-          if (threads_[t].state != State::kReady) continue;
-          ran = true;
-          resume(t);
-          if (threads_[t].state == State::kLeft) ++left;
-          moved |= !threads_[t].yielded;
-          goes_on |= by_warps && !threads_[t].yielded;
-        }
-      }
+      const std::span threads(order.data() + begin, std::min(together, order.size() - begin));
+      Sweep last;
+      do {
+        last = sweep(threads);
+        ran |= last.ran, moved |= last.moved;
+      } while (by_warps && last.moved);
     }
     idle_sweeps = moved ? 0 : idle_sweeps + 1;
     if (!ran || idle_sweeps > kIdleSweeps) {

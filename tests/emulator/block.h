@@ -1,10 +1,12 @@
 // One block of threads, run thread by thread: every thread is a fiber that runs until it must wait for others.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -89,9 +91,13 @@ class Block {
     unsigned first = 0;
     std::vector<unsigned> arrivals, waiting;
   };
+  struct Sweep {
+    bool ran = false, moved = false;  // any thread; any but to wait in a loop
+  };
 
   static void thread_body(void* block);
   void shuffle_order(std::vector<unsigned>& order);
+  Sweep sweep(std::span<const unsigned> threads);  // a turn for each that is ready
   void resume(unsigned t);
   void complete_barrier(Barrier& barrier);
   bool collective_is_complete(unsigned warp, const CollectiveCall& call) const;
@@ -109,6 +115,7 @@ class Block {
   std::vector<std::unique_ptr<Fiber>>& fibers_;  // at least one per thread
   AccessChecker& checker_;
   std::vector<Thread> threads_;
+  std::size_t left_ = 0;  // of the threads, the kernel
   Barrier barriers_[16];
   unsigned running_ = 0;
   std::optional<std::string> failure_;

@@ -120,8 +120,7 @@ void Device::launch(const KernelImage& kernel, const Launch& launch, void** argu
   std::vector<std::size_t> order(blocks);
   std::iota(order.begin(), order.end(), 0);
   std::mt19937 random(launch.seed);
-  if (launch.order == Order::kReverse || launch.order == Order::kLastWarpAlone)
-    std::reverse(order.begin(), order.end());
+  if (is_backward(launch.order)) std::reverse(order.begin(), order.end());
   if (launch.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
 
   checker_.begin_launch();

@@ -19,6 +19,8 @@ struct Dim3 {
 // where a thread waits for others; of the orders by warps, those of one warp go on until all of it waits for other
 // warps.
 enum class Order { kForward, kReverse, kShuffled, kFirstWarpAlone, kLastWarpAlone };
+inline bool is_by_warps(Order order) { return order == Order::kFirstWarpAlone || order == Order::kLastWarpAlone; }
+inline bool is_backward(Order order) { return order == Order::kReverse || order == Order::kLastWarpAlone; }
 
 struct Launch {
   Dim3 grid;
