@@ -69,8 +69,10 @@ Json run_on_device(TestProblem& test, const DeviceContext& device, std::mt19937*
   const driver::ContextGuard guard(*device.driver, device.context);
   std::vector<driver::DeviceBuffer> buffers;
   for (TestTensor& tensor : test.tensors()) {
-    buffers.emplace_back(*device.driver, tensor.bytes.size() + kLargestChunk);
-    buffers.back().upload(tensor.bytes.data(), tensor.bytes.size(), nullptr);
+    std::vector<unsigned char> bytes = tensor.bytes;
+    bytes.resize(bytes.size() + kLargestChunk, 0xff);  // not a number: copies may bring it along, and it must not count
+    buffers.emplace_back(*device.driver, bytes.size());
+    buffers.back().upload(bytes.data(), bytes.size(), nullptr);
     tensor.set_pointer(buffers.back().pointer());
   }
   DriverScratch scratch(*device.driver);
