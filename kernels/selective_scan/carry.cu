@@ -91,7 +91,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, cons
 // The slot's last piece, or of packed sequences, the part of it that belongs to the one that runs at its end. False if
 // nothing is handed on there.
 __device__ __forceinline__ bool last_piece(const SelectiveScanForwardParams& params, Piece& piece) {
-  const Range range = slot_range(params, this_slot());
+  const Range range = slot_range(params, this_slot(params));
 #if MS_INVARIANT
   piece = piece_at(params, range.begin, range.end);
   return is_whole_segment(params, piece);
@@ -171,8 +171,8 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
   }
   async_wait<0>();  // for copies of tiles that no longer count
 
-  float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32);
-  float* delta = params.carry_delta + static_cast<Index>(this_slot()) * (kChannels * 32) + id.lane;
+  float* state = params.carry_state + static_cast<Index>(this_slot(params)) * (kChannels * kStates * 32);
+  float* delta = params.carry_delta + static_cast<Index>(this_slot(params)) * (kChannels * 32) + id.lane;
 #pragma unroll
   for (int r = 0; r < kChannels; ++r) {
     delta[r * 32] = self.after[r];

@@ -1,13 +1,14 @@
 // Selective scan, forward. Reference: problem.h states the recurrence; runtime/cpu is the same on a CPU.
 //
-// Grid: params.slots blocks of one warp, each with a contiguous range of tiles (forward_params.h). For every
-// piece of a row in its range a warp repeats, tile by tile:
+// Grid: params.slots blocks of one warp, each with a contiguous range of tiles (forward_params.h); or of MS_ABREAST
+// warps, which have the same range of adjacent rows and keep in step (block_outputs.cuh). For every piece of a row in
+// its range a warp repeats, tile by tile:
 //
 //   async copies of the next tile -> shared      u, delta, z as they are; B, C as they are, or prepared
 //   expand B, C of this tile                     to fp32, once per warp
 //   compute kSteps steps at a time               states in registers, delta and u converted on reading
 //   sum over the lanes of a channel, gate        into the tile, in place of u
-//   store the tile                               in vectors of 16 bytes
+//   store the tile                               in vectors of 16 bytes, and as whole sectors (sector_outputs.cuh)
 //
 // Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2,
 // and up to six fp32 instructions fit beside it. The five leave little, so that everything else has to be shared by
@@ -22,6 +23,8 @@
 #else
 #include "selective_scan/lane.cuh"
 #endif
+#include "selective_scan/block_outputs.cuh"
+#include "selective_scan/sector_outputs.cuh"
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
 #include "selective_scan/tile_values.cuh"
@@ -33,7 +36,7 @@ namespace {
 #if MS_INVARIANT
 // The state at the start of a segment, as compose.cu has left it.
 __device__ __forceinline__ void load_composed(const SelectiveScanForwardParams& params, LaneId id, Lane& self) {
-  const float* state = params.carry_state + static_cast<Index>(this_slot()) * (kChannels * kStates * 32);
+  const float* state = params.carry_state + static_cast<Index>(this_slot(params)) * (kChannels * kStates * 32);
 #pragma unroll
   for (int r = 0; r < kChannels; ++r)
 #pragma unroll
@@ -59,7 +62,7 @@ __device__ __forceinline__ void compose_state(const SelectiveScanForwardParams& 
   for (int r = 0; r < kChannels; ++r) since[r] = 0.0f;
   set_zero(self.state);
   bool alive = true, reached = false;  // the same in all lanes
-  int from = this_slot();
+  int from = this_slot(params);
   do {
     float state[kTogether][kChannels][kStates], delta[kTogether][kChannels];
 #pragma unroll
@@ -239,6 +242,30 @@ __device__ __forceinline__ void scan_tile(const SelectiveScanForwardParams& para
 #endif
 }
 
+// A tile of outputs. y: where this lane stores its first chunk of the next whole tile.
+__device__ __forceinline__ void store_tile(const SelectiveScanForwardParams& params, Shared& shared,
+                                           const Element* outputs, int tile, bool whole, char*& y, int lane) {
+  static_assert(MS_SLICE == 1 || !kShifted<MS_U_ACCESS> || MS_Y_ACCESS != kVectors,
+                "vectors of y lie where those of u were");
+  const SelectiveScanProblem& p = params.problem;
+  const Piece& piece = shared.piece;
+  if constexpr (kStoresAbreast) {
+    wait_abreast(shared);
+    store_abreast(outputs, params, shared, tile);
+  } else {
+    __syncwarp();
+#if MS_Y_ACCESS == 3
+    store_sectors(outputs, shared.waiting, params, piece, tile, lane);
+#else
+    if (whole) {
+      store_whole(outputs, y, params, piece.row, tile, lane);
+    } else {
+      store_part(outputs, p.y, piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), lane);
+    }
+#endif
+  }
+}
+
 // The whole piece, from the state in `self`.
 __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& params, Shared& shared, LaneId id,
                                            Lane& self) {
@@ -247,25 +274,17 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
   TileCopies<true> copies(params, shared, id.lane);
   int tile = piece.begin;
   const int end = piece.end;
-  // Where this lane stores its first chunk of the next whole tile.
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, piece.row, tile, id.lane));
 #pragma unroll 1
   for (; tile < end; ++tile) {
+    wait_abreast(shared);  // until the others have stored what this tile's copies replace
     Stage& stage = copies.take(params, shared, id.lane);
     expand_projections(p, piece.row, stage, shared.expanded, id.lane);
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, piece.row, shared.expanded, stage, steps_of_tile(p, tile), kTile, id.lane);
     scan_tile(params, shared, stage, tile, whole, id, self);
-#if MS_SLICE != 1
-    static_assert(!kShifted<MS_U_ACCESS> || MS_Y_ACCESS != kVectors, "vectors of y lie where those of u were");
-    __syncwarp();
-    if (whole) {
-      store_whole(stage.u, y, params, piece.row, tile, id.lane);
-    } else {
-      store_part(stage.u, p.y, piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
-    }
-#endif
+    if constexpr (MS_SLICE != 1) store_tile(params, shared, stage.u, tile, whole, y, id.lane);
   }
 }
 
@@ -301,17 +320,24 @@ __device__ __forceinline__ bool hands_out_state(const SelectiveScanForwardParams
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
+extern "C" __global__ void __launch_bounds__(32 * kAbreast, (MS_MIN_BLOCKS + kAbreast - 1) / kAbreast)
     selective_scan_forward(const SelectiveScanForwardParams params) {
+#if MS_ABREAST > 1
+  MS_DYNAMIC_SHARED(uint4, of_rows);
+  Shared& shared = reinterpret_cast<Shared*>(of_rows)[threadIdx.x / 32];
+  if (static_cast<int>(threadIdx.x) / 32 >= rows_abreast(params)) return;
+#else
   __shared__ Shared shared;
+#endif
   const SelectiveScanProblem& p = params.problem;
   const LaneId id = lane_id();
   clear_shared(shared, id.lane);
+  note_abreast(params, shared, id.lane);
 
-  int begin = slot_range(params, this_slot()).begin;
+  int begin = slot_range(params, this_slot(params)).begin;
 #pragma unroll 1
   do {
-    if (id.lane == 0) shared.piece = piece_at(params, begin, slot_range(params, this_slot()).end);
+    if (id.lane == 0) shared.piece = piece_at(params, begin, slot_range(params, this_slot(params)).end);
     __syncwarp();
     const Piece& piece = shared.piece;
     Lane self;
@@ -325,7 +351,7 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
     if (!kPacked && hands_out_state(params, piece)) store_state(p, shared, id, self);
     begin = piece.next;
     __syncwarp();  // the next piece is written over this one
-  } while (begin < slot_range(params, this_slot()).end);
+  } while (begin < slot_range(params, this_slot(params)).end);
 }
 
 }  // namespace mamba_scan

@@ -265,7 +265,7 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
 __device__ __forceinline__ TileCopies<true> enter_row(const SelectiveScanForwardParams& params, RelayShared& block,
                                                       int warp, LaneId id) {
   Shared& shared = block.warp[warp];
-  if (id.lane == 0) shared.piece = {row_of(params, this_slot()), warp, params.tiles_per_row, 0};
+  if (id.lane == 0) shared.piece = {row_of(params, this_slot(params)), warp, params.tiles_per_row, 0};
   __syncwarp();
   keep_lane(params.problem, shared.piece.row, block.kept[warp], id);
   const TileCopies<true> copies(params, shared, id.lane);

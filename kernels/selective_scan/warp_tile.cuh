@@ -2,8 +2,9 @@
 // laid out, which pieces of which rows a warp works on, and what it has in shared memory. tile_rows.cuh and
 // tile_copy.cuh bring tiles there, tile_values.cuh reads them.
 //
-// A block is one warp, or, in relay.cu and served.cu, a few, which wait for one another in twos at most: there is no
-// block barrier anywhere. A lane owns MS_CHANNELS channels and MS_STATES states of each; MS_LANES lanes share them:
+// A block is one warp, or a few: in relay.cu and served.cu these wait for one another in twos, and in forward.cu, where
+// rows may go abreast, all together twice a tile. A lane owns MS_CHANNELS channels and MS_STATES states of each;
+// MS_LANES lanes share them:
 //
 //   lane      0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2)
 //   quad q     0  |  1  |  2  | ...
@@ -21,15 +22,14 @@
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
 //   MS_WARPS             of a block: 1, but in relay.cu those that take turns on a row
 //   MS_SERVED            1: served.cu, where a warp scans and another one moves tiles for it
-//   MS_MIN_BLOCKS        per multiprocessor: caps the registers
-//   MS_TILE              steps copied at a time
-//   MS_STAGES            tiles in shared memory: the one being computed and those on their way
-//   MS_UNROLL            steps computed together, a divisor of MS_TILE
-//   MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent channels
-//   MS_{U,DELTA,Z,Y}_ACCESS     how that tensor's tiles are moved: enum Access
-//   MS_{B,C}_ORDER       0 adjacent states, 1 adjacent steps, 2 anything else, 3 constant in time: (dim, dstate) fp32
-//   MS_{B,C}_ACCESS      of orders 0 and 1
-//   MS_REVERSE           1: adjacent steps run in memory against the order of scanning. A reversed scan is planned as a
+//   MS_ABREAST           adjacent rows of a block, which go through their tiles in step: 1, but in forward.cu also 2 or
+//   4 MS_MIN_BLOCKS        per multiprocessor: caps the registers MS_TILE              steps copied at a time MS_STAGES
+//   tiles in shared memory: the one being computed and those on their way MS_UNROLL            steps computed together,
+//   a divisor of MS_TILE MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent
+//   channels MS_{U,DELTA,Z,Y}_ACCESS     how that tensor's tiles are moved: enum Access. y in windows:
+//   sector_outputs.cuh MS_{B,C}_ORDER       0 adjacent states, 1 adjacent steps, 2 anything else, 3 constant in time:
+//   (dim, dstate) fp32 MS_{B,C}_ACCESS      of orders 0 and 1 MS_REVERSE           1: adjacent steps run in memory
+//   against the order of scanning. A reversed scan is planned as a
 //                        scan with negative strides from the last step on, which is all where no steps are adjacent
 //   MS_SOFTPLUS MS_HAS_BIAS MS_HAS_D MS_HAS_Z MS_HAS_INITIAL MS_HAS_FINAL
 //   MS_CUT               1: slots may begin inside a row (forward_params.h)
@@ -61,6 +61,7 @@ constexpr int kSteps = MS_UNROLL;
 constexpr int kStages = MS_STAGES;
 constexpr int kWarps = MS_WARPS;
 constexpr bool kServed = MS_SERVED;
+constexpr int kAbreast = MS_ABREAST;
 #if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
 constexpr bool kInterleavedStates = true;
 #else
@@ -90,6 +91,9 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 // allow wherever a row begins; in the widest vectors that rows divide into, if all rows are aligned to them; or else,
 // of 16-bit elements, in windows: the aligned chunks of 16 bytes that a row lies in, one more than it would fill.
 enum Access { kElementwise, kWords, kVectors, kWindows };
+
+// What memory writes at once.
+constexpr int kSectorElements = 32 / kElementBytes;
 
 // Rows that are moved in words or windows need not begin with one. In shared memory they begin as many elements later
 // as in global memory, less than this many: they are shifted.
@@ -196,10 +200,16 @@ struct __align__(16) Shared {
   Stage stage[kStages];
   // What the warp is working on. Here because registers are short, and it is needed once per tile at most.
   Piece piece;
+#if MS_ABREAST > 1
+  int threads;  // of the block: the last one of a group may have fewer rows
+#endif
 #if MS_PACKED
   int sequence;    // which is being scanned, counted in the order of scanning
   Index boundary;  // the step at which it ends
   int done;        // steps of the tile before the ones being computed
+#endif
+#if MS_Y_ACCESS == 3
+  __align__(16) Element waiting[kSequenceRows * kSectorElements];  // outputs (sector_outputs.cuh)
 #endif
 #if !MS_SERVED            // which has two at a time
   ExpandedTile expanded;  // the one being computed
@@ -254,8 +264,51 @@ __device__ __forceinline__ Row row_of(const SelectiveScanForwardParams& params, 
 // divides it by shifting.
 __device__ __forceinline__ int lane_anew(int lane) { return opaque(lane) & 31; }
 
+// Which rows of which batch and group go abreast in a block.
+struct Abreast {
+  int share;            // of each of the rows
+  int batch_and_group;  // counted over all
+  int first;            // of the blocks_per_group rows
+};
+__device__ __forceinline__ Abreast rows_of_block(const SelectiveScanForwardParams& params, int block) {
+  const int shares = max(params.slots_per_row, 1), blocks = (params.blocks_per_group + kAbreast - 1) / kAbreast;
+  const int of_share = block / shares;
+  return {block % shares, of_share / blocks, of_share % blocks * kAbreast};
+}
+
+// How many there are.
+__device__ __forceinline__ int rows_abreast(const SelectiveScanForwardParams& params) {
+  return min(kAbreast, params.blocks_per_group - rows_of_block(params, static_cast<int>(blockIdx.x)).first);
+}
+
+__device__ __forceinline__ void note_abreast(const SelectiveScanForwardParams& params, Shared& shared, int lane) {
+#if MS_ABREAST > 1
+  if (lane == 0) shared.threads = 32 * rows_abreast(params);
+  __syncwarp();
+#endif
+}
+
+__device__ __forceinline__ int threads_abreast(const Shared& shared) {
+#if MS_ABREAST > 1
+  return shared.threads;
+#else
+  return 32;
+#endif
+}
+
+// Until all rows of the block have come here. A row that is alone does not wait.
+__device__ __forceinline__ void wait_abreast(const Shared& shared) {
+  if constexpr (kAbreast > 1) barrier_wait(0, threads_abreast(shared));
+}
+
 // The warp's slot. Read anew at each use, once per piece: not worth a register for the whole scan.
-__device__ __forceinline__ int this_slot() { return opaque(static_cast<int>(blockIdx.x)); }
+__device__ __forceinline__ int this_slot(const SelectiveScanForwardParams& params) {
+  const int block = opaque(static_cast<int>(blockIdx.x));
+  if constexpr (kAbreast == 1) return block;
+  const Abreast at = rows_of_block(params, block);
+  const int row = at.batch_and_group * params.blocks_per_group + at.first + static_cast<int>(threadIdx.x) / 32;
+  return row * max(params.slots_per_row, 1) + at.share;
+}
 
 // The piece of the slot's range that begins at tile `begin`, counted over all rows.
 __device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& params, int begin, int range_end) {
@@ -335,7 +388,7 @@ __device__ __forceinline__ LaneId lane_id(int lane) {
 // Where a block is one warp, the remainder costs sm_70 a register that it does not have.
 __device__ __forceinline__ LaneId lane_id() {
   const int thread = static_cast<int>(threadIdx.x);
-  return lane_id(kWarps > 1 || kServed ? thread % 32 : thread);
+  return lane_id(kWarps > 1 || kServed || kAbreast > 1 ? thread % 32 : thread);
 }
 
 // Which state register s of a lane holds.

@@ -14,8 +14,10 @@ std::string kind_of(const nlohmann::ordered_json& candidate) {
   const auto text = [&](const char* name) { return std::to_string(candidate.at(name).get<int>()); };
   const std::string channels = text("channels") + " channels, ";
   if (candidate.at("warps") != 1) return channels + "turns of " + text("warps") + " warps";
-  const std::string time = candidate.at("cut").get<bool>() ? "cut in time" : "whole";
-  return channels + time + (candidate.at("served").get<bool>() ? ", served" : "");
+  std::string time = candidate.at("cut").get<bool>() ? "cut in time" : "whole";
+  if (candidate.at("served").get<bool>()) time += ", served";
+  if (candidate.at("abreast") != 1) time += ", " + text("abreast") + " abreast";
+  return channels + time;
 }
 
 // Where warps take turns, a tile is unrolled whole.

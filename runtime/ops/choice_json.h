@@ -10,7 +10,7 @@
 
 namespace mamba_scan::ops {
 
-inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 8> kChoiceNumbers{
+inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 9> kChoiceNumbers{
     {{"lanes", &PlanChoice::lanes},
      {"channels", &PlanChoice::channels},
      {"tile", &PlanChoice::tile},
@@ -18,7 +18,8 @@ inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 
      {"stages", &PlanChoice::stages},
      {"min_blocks", &PlanChoice::min_blocks},
      {"warps", &PlanChoice::warps},
-     {"slices", &PlanChoice::slices}}};
+     {"slices", &PlanChoice::slices},
+     {"abreast", &PlanChoice::abreast}}};
 
 inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
   nlohmann::ordered_json json = {{"cut", choice.cut}, {"served", choice.served}};

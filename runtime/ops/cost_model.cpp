@@ -130,7 +130,9 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   double exponentials = 8 * states;
   if (v.softplus) exponentials += 8 * owned(v);
   if (v.has_z) exponentials += 12 * owned(v);
-  return together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
+  // Warps that go abreast wait for one another twice a tile.
+  const double waits = v.abreast == 1 ? 1 : v.y_access == Access::kVectors ? 1.08 : 1.12;
+  return waits * together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
 }
 
 double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
@@ -145,7 +147,8 @@ double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
 
 double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
   const auto step_of = [&](Index warps) { return clocks_per_step(v, static_cast<int>(ceil_div(warps, 4))); };
-  const double per_step = in_waves(ceil_div(rows, sms), resident, step_of);
+  const Index of_sm = ceil_div(rows, sms * v.abreast) * v.abreast;
+  const double per_step = in_waves(of_sm, resident, step_of);
   return per_step * static_cast<double>(seqlen) + kStart;
 }
 
@@ -164,7 +167,7 @@ double clocks_served(const ForwardVariant& v, Index rows, Index seqlen, Index sm
   constexpr double kOfTwo = 1.7;     // blocks at once, in the time of one
   constexpr double kWithMore = 1.1;  // where other kernels have enough warps too, and take less than the model says
   const auto of = [&](Index blocks) { return blocks < 2 ? static_cast<double>(blocks) : kOfTwo; };
-  const Index blocks = ceil_div(v.scan_blocks(static_cast<int>(rows)), sms);
+  const Index blocks = ceil_div(ceil_div(rows, Index{v.scan_slots()}), sms);
   const double rounds = in_waves(blocks, v.min_blocks, of) * (blocks > 2 ? kWithMore : 1);
   return rounds * static_cast<double>(seqlen) * served_clocks_per_step(v) + kStart;
 }
@@ -189,17 +192,34 @@ double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, In
   return clocks_uncut(v, slots, resident, steps, sms) + static_cast<double>(steps) * carries + 2 * kNextLaunch;
 }
 
-double clocks_of_memory(const ForwardVariant& v, Index rows, Index seqlen, double bytes_per_clock) {
-  if (bytes_per_clock <= 0) return 0;
-  constexpr double kReached = 0.8;  // of what the memory could do
-  constexpr int kSector = 32;
-  const int element = element_size(v.dtype), row_bytes = element * v.tile_columns();
-  const auto of_tile = [&](Access access) {  // rows that begin anywhere reach into one sector more
-    return static_cast<double>(v.tile_rows()) * (row_bytes + (access == Access::kVectors ? 0 : kSector - element));
-  };
-  const double bytes =
-      of_tile(v.u_access) + of_tile(v.delta_access) + of_tile(v.y_access) + (v.has_z ? of_tile(v.z_access) : 0);
-  return bytes / v.tile * static_cast<double>(rows) * static_cast<double>(seqlen) / (kReached * bytes_per_clock);
+// Bytes that would take as long as what memory does besides for a row of a tile of y whose ends are other warps'
+// sectors too: when one of them has written its part, memory reads the sector. Warps that have a scheduler each stay in
+// step for long enough; those of rows that are cut do not, above all where shares of adjacent rows do not begin alike.
+static double written_in_parts(const ForwardVariant& v, Index rows, Index slots, Index sms) {
+  const bool in_turns = v.warps > 1;  // in relay.cu tiles of a row follow one another at once
+  if (v.y_access == Access::kWindows || (v.seq_contiguous && in_turns)) return 0;
+  const double warps = static_cast<double>(slots) / (4.0 * static_cast<double>(sms));  // of a scheduler
+  return (!v.cut ? 100 : slots < 2 * rows ? 450 : 300) * std::clamp(warps - 1, 0.0, 1.0);
+}
+
+// Of what memory could do: less by short rows of few states, which memory holds up most.
+static double reached_of_memory(const ForwardVariant& v) {
+  constexpr int kShort = 64, kFew = 8;
+  if (v.abreast > 1) return 0.9;
+  if (v.kernel() != ScanKernel::kForward || v.dstate > kFew) return 0.8;
+  if (v.tile_columns() * element_size(v.dtype) > kShort) return 0.8;
+  return v.seq_contiguous ? 0.65 : 0.7;
+}
+
+double clocks_of_memory(const ForwardVariant& v, bool fills_sectors, Index rows, Index slots, Index seqlen,
+                        const DeviceMemory& memory) {
+  if (memory.bytes_per_clock <= 0) return 0;
+  const int tensors = v.has_z ? 4 : 3, element = element_size(v.dtype);
+  double bytes = tensors * element * v.tile_columns();  // of a row of the tile
+  if (!fills_sectors)
+    bytes += (tensors * (kSectorBytes - element) + written_in_parts(v, rows, slots, memory.sms)) / v.abreast;
+  const double steps = static_cast<double>(rows) * static_cast<double>(seqlen);
+  return bytes * v.tile_rows() / v.tile * steps / (reached_of_memory(v) * memory.bytes_per_clock);
 }
 
 double bounded_by_memory(double clocks, double memory) {

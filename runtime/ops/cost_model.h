@@ -17,7 +17,8 @@ MAMBA_SCAN_API double clocks_per_step(const ForwardVariant& variant, int warps);
 // One step of the carry pass of `warps` warps, averaged over a piece of `steps` steps.
 MAMBA_SCAN_API double carry_clocks_per_step(const ForwardVariant& variant, int warps, double steps);
 
-// The whole scan: `rows` rows run whole on `sms` multiprocessors, at most `resident` warps of each at a time.
+// The whole scan: `rows` rows run whole on `sms` multiprocessors, at most `resident` warps of each at a time. Of blocks
+// whose rows go abreast those that they have room for count.
 double clocks_uncut(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
 
 // The same cut into `slots` equal shares that run all at once, `warps` of a scheduler.
@@ -33,8 +34,15 @@ double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, 
 // The same cut into `slots` segments of `steps` steps, of which `resident` of each multiprocessor run at a time.
 double clocks_in_segments(const ForwardVariant& variant, Index slots, int resident, Index steps, Index sms);
 
-// What memory takes that moves `bytes_per_clock`, and both together. 0: not known, and no bound.
-double clocks_of_memory(const ForwardVariant& variant, Index rows, Index seqlen, double bytes_per_clock);
+struct DeviceMemory {
+  Index sms = 1;               // that share it
+  double bytes_per_clock = 0;  // of theirs; 0: not known, and no bound
+};
+
+// What memory takes for u, delta, z and y of `slots` warps, and both together. fills_sectors: rows of y's tiles are
+// whole sectors. Fitted to 30 scans on an H100.
+double clocks_of_memory(const ForwardVariant& variant, bool fills_sectors, Index rows, Index slots, Index seqlen,
+                        const DeviceMemory& memory);
 double bounded_by_memory(double clocks, double memory);
 
 // What it takes to prepare B and C, of `floats` numbers each.

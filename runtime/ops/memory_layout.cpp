@@ -59,21 +59,37 @@ static bool steps_are_aligned(const void* data, int elements, const SelectiveSca
   return is_aligned(static_cast<const char*>(data) + past_end, elements, problem.dtype);
 }
 
-Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns) {
+static bool has_adjacent_elements(const SequenceTensor& tensor, const SelectiveScanProblem& problem,
+                                  bool seq_contiguous) {
   const Index along = seq_contiguous ? tensor.seq_stride : tensor.dim_stride;
+  const Index extent = seq_contiguous ? problem.seqlen : problem.dim;
+  return extent <= 1 || along == (seq_contiguous ? step_direction(problem) : 1);
+}
+
+// Does every row of every tile begin with a vector of `width` elements? Warps start at a group's first channel.
+static bool rows_are_aligned(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous,
+                             int width) {
   const Index across = seq_contiguous ? tensor.dim_stride : tensor.seq_stride;
-  const Index along_extent = seq_contiguous ? problem.seqlen : problem.dim;
-  const Index across_extent = seq_contiguous ? problem.dim : problem.seqlen;
-  if (along != (seq_contiguous ? step_direction(problem) : 1) && along_extent > 1) return Access::kElementwise;
-  const int width = copy_width(columns, problem.dtype);
-  // Warps start at a group's first channel.
+  const Index extent = seq_contiguous ? problem.dim : problem.seqlen;
   const Index groups = seq_contiguous ? 1 : problem.ngroups;
-  const bool aligned =
-      width > 0 && stays_aligned(across, across_extent, width) &&
-      stays_aligned(tensor.batch_stride, problem.batch, width) &&
-      stays_aligned(problem.dim / problem.ngroups, groups, width) &&
-      (seq_contiguous ? steps_are_aligned(tensor.data, width, problem) : is_aligned(tensor.data, width, problem.dtype));
+  return stays_aligned(across, extent, width) && stays_aligned(tensor.batch_stride, problem.batch, width) &&
+         stays_aligned(problem.dim / problem.ngroups, groups, width) &&
+         (seq_contiguous ? steps_are_aligned(tensor.data, width, problem)
+                         : is_aligned(tensor.data, width, problem.dtype));
+}
+
+Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns) {
+  if (!has_adjacent_elements(tensor, problem, seq_contiguous)) return Access::kElementwise;
+  const int width = copy_width(columns, problem.dtype);
+  const bool aligned = width > 0 && rows_are_aligned(tensor, problem, seq_contiguous, width);
   return aligned ? Access::kVectors : Access::kWords;
+}
+
+bool fills_sectors(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous,
+                   int columns) {
+  const int width = kSectorBytes / element_size(problem.dtype);
+  return columns % width == 0 && has_adjacent_elements(tensor, problem, seq_contiguous) &&
+         rows_are_aligned(tensor, problem, seq_contiguous, width);
 }
 
 // Pairs side by side, or one number at a time.

@@ -28,6 +28,12 @@ int copy_width(int columns, DType dtype);
 // Of tiles whose rows are `columns` elements along the contiguous axis.
 Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
 
+// What memory reads and writes at once.
+constexpr int kSectorBytes = 32;
+
+// Are these rows whole sectors?
+bool fills_sectors(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
+
 struct ProjectionLayout {
   ProjectionOrder order = ProjectionOrder::kStrided;
   Access access = Access::kVectors;  // of rows of all states, or of `tile` steps

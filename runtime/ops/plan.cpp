@@ -56,11 +56,13 @@ int block_slots(const driver::DeviceReport& device) {
   return device.max_blocks_per_sm > 0 ? device.max_blocks_per_sm : 16;  // 0: an old driver
 }
 
+// Warps of forward.cu, blocks unless they go abreast.
 int blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
-  const std::size_t by_shared = device.shared_per_sm / (v.shared_bytes() + kReservedPerBlock);
+  const auto abreast = static_cast<std::size_t>(v.abreast);
+  const std::size_t by_shared = device.shared_per_sm / (abreast * v.shared_bytes() + kReservedPerBlock) * abreast;
   const int by_threads = device.max_threads_per_sm / static_cast<int>(kForwardBlockThreads);
-  return std::max(
-      1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), by_threads, block_slots(device)}));
+  return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), by_threads,
+                               block_slots(device) * v.abreast}));
 }
 
 // Schedulers of the device that have a warp when it is full: a block is one warp, and less than four to an SM, for want
@@ -88,6 +90,11 @@ Index blocks_per_group(const SelectiveScanProblem& problem, const ForwardVariant
 
 Index rows_of(const SelectiveScanProblem& problem, const ForwardVariant& v) {
   return problem.batch * problem.ngroups * blocks_per_group(problem, v);
+}
+
+// For which blocks have room: those of a group that go abreast may be fewer than a block could have.
+Index rows_with_room(const SelectiveScanProblem& problem, const ForwardVariant& v) {
+  return problem.batch * problem.ngroups * ceil_div<Index>(blocks_per_group(problem, v), v.abreast) * v.abreast;
 }
 
 // A lane holds 16 states of a channel at most.
@@ -134,6 +141,17 @@ bool has_windows(const ForwardVariant& v) {
   return fits && (!v.seq_contiguous || (v.lanes <= 2 && v.states <= 10));
 }
 
+// Do rows of outputs wait for the rest of a sector (sector_outputs.cuh)? Reversed scans would have to wait for what
+// comes before it in memory, packed and complex ones have no registers left, many states take longer than memory, and
+// whether calls that must agree to the bit end in the middle of one must not make another kernel.
+bool stores_sectors(const SelectiveScanProblem& problem, const ForwardVariant& v) {
+  constexpr int kMostStates = 12;
+  const bool gains = v.states <= kMostStates && v.channels == 1 && v.lanes <= (element_size(v.dtype) == 4 ? 2 : 1);
+  return gains && v.kernel() == ScanKernel::kForward && v.seq_contiguous && !problem.reverse && !v.packed &&
+         !v.is_complex && !v.chunk_invariant && v.y_access != Access::kElementwise &&
+         v.tile * element_size(v.dtype) % kSectorBytes == 0 && !fills_sectors(problem.y, problem, true, v.tile);
+}
+
 // Where u is shifted in shared memory, y is not stored from there in vectors.
 void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
   const auto access = [&](const SequenceTensor& x) {
@@ -148,6 +166,7 @@ void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
   v.z_access = v.has_z ? input_access(problem.z) : Access::kVectors;
   v.y_access = access(problem.y);
   if (is_unaligned(v.u_access) && v.y_access == Access::kVectors) v.y_access = Access::kWords;
+  if (stores_sectors(problem, v)) v.y_access = Access::kWindows;
 }
 
 // Are there rows that may begin within a word or window? Only a single channel of a lane can be read from these.
@@ -167,7 +186,8 @@ bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {
                           .cut = v.cut,
                           .warps = v.warps,
                           .slices = choice.slices,
-                          .served = v.served};
+                          .served = v.served,
+                          .abreast = v.abreast};
   return without_details(choice) == simple;
 }
 
@@ -186,10 +206,11 @@ class Best {
   explicit Best(const PlanChoice* wanted) : wanted_(wanted) {}
 
   void consider(const Candidate& c) {
-    const bool is_wanted = wanted_ != nullptr && is_simply(*wanted_, c.variant);
+    const bool is_wanted = wants(c.variant);
     if (best_.slots == 0 || (is_wanted && !found_) || (is_wanted == found_ && c.clocks < best_.clocks)) best_ = c;
     found_ = found_ || is_wanted;
   }
+  bool wants(const ForwardVariant& v) const { return wanted_ != nullptr && is_simply(*wanted_, v); }
   // Details wanted of this kernel's candidates; 0 where nothing is.
   PlanChoice details(ScanKernel kernel) const {
     return wanted_ != nullptr && wanted_->kernel() == kernel ? *wanted_ : PlanChoice{};
@@ -268,13 +289,24 @@ double memory_bytes_per_clock(const driver::DeviceReport& device) {
   return device.clock_khz == 0 ? 0 : 2.0 * device.memory_clock_khz * device.memory_bus_bits / 8 / device.clock_khz;
 }
 
+// What memory takes for u, delta, z and y.
+double memory_clocks(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                     const driver::DeviceReport& device) {
+  const bool sectors = fills_sectors(problem.y, problem, v.seq_contiguous, v.tile_columns());
+  return clocks_of_memory(v, sectors, rows, slots, problem.seqlen,
+                          {std::max(device.sm_count, 1), memory_bytes_per_clock(device)});
+}
+
 // What forward.cu takes with its carries, but not what prepares its B and C.
-double clocks_of_forward(const ForwardVariant& v, Index rows, Index slots, Index seqlen,
+double clocks_of_forward(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
                          const driver::DeviceReport& device) {
-  const int warps = static_cast<int>(ceil_div(slots, busy_schedulers(v, device)));
-  const double clocks = v.cut ? clocks_cut(v, rows, slots, warps, seqlen)
-                              : clocks_uncut(v, rows, blocks_per_sm(v, device), seqlen, std::max(device.sm_count, 1));
-  return bounded_by_memory(clocks, clocks_of_memory(v, rows, seqlen, memory_bytes_per_clock(device)));
+  const Index room = rows_with_room(problem, v), shares = ceil_div(slots, rows);
+  const Index taken = v.abreast > 1 ? room * shares : slots;
+  const int warps = static_cast<int>(ceil_div(taken, busy_schedulers(v, device)));
+  const double clocks =
+      v.cut ? clocks_cut(v, rows, slots, warps, problem.seqlen)
+            : clocks_uncut(v, room, blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1));
+  return bounded_by_memory(clocks, memory_clocks(v, rows, slots, problem, device));
 }
 
 // Of one prepared tensor, for every batch, group and step of whole tiles.
@@ -295,7 +327,7 @@ double clocks_prepared(ForwardVariant v, Index rows, Index slots, const Selectiv
   v.prepared = true;
   set_projections(problem, v);
   if (blocks_per_sm(v, device) < blocks) return std::numeric_limits<double>::infinity();
-  return clocks_of_forward(v, rows, slots, problem.seqlen, device) +
+  return clocks_of_forward(v, rows, slots, problem, device) +
          clocks_to_prepare(v, static_cast<double>(prepared_floats(v, problem)), device.sm_count);
 }
 
@@ -308,7 +340,7 @@ double clocks_unprepared(ForwardVariant v, Index rows, Index slots, const Select
   };
   v.b_access = access(problem.B, v.b_order, v.b_access);
   v.c_access = access(problem.C, v.c_order, v.c_access);
-  return clocks_of_forward(v, rows, slots, problem.seqlen, device);
+  return clocks_of_forward(v, rows, slots, problem, device);
 }
 
 // Whichever is less.
@@ -319,14 +351,89 @@ double clocks_prepared_or_not(const ForwardVariant& v, Index rows, Index slots, 
   return std::min(clocks, clocks_prepared(v, rows, slots, problem, device));
 }
 
-// Rows of this shape, of lanes, channels and states, whole or, where that is possible, cut in time into as many shares
-// as fill all schedulers alike.
-void consider_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                    const ForwardVariant& shape, bool may_cut, Best& best) {
-  const PlanChoice wanted = best.details(ScanKernel::kForward);
+bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
+  if (v.dynamic_shared_bytes() == 0) return v.shared_bytes() <= kMostStaticShared;
+  return v.dynamic_shared_bytes() <= std::max(kMostStaticShared, device.shared_per_block_optin);
+}
+
+// Rows whose channels lie side by side may go abreast.
+bool can_go_abreast(const ForwardVariant& v, const SelectiveScanProblem& problem) {
+  return v.kernel() == ScanKernel::kForward && !v.is_complex && !v.packed && !v.chunk_invariant && !v.seq_contiguous &&
+         problem.seqlen > 0;
+}
+
+// Such rows whole or, where that is possible, cut in time into as many shares as fill all schedulers alike.
+void consider_rows(const SelectiveScanProblem& problem, const driver::DeviceReport& device, Candidate c, bool may_cut,
+                   Best& best) {
+  ForwardVariant& v = c.variant;
+  const Index schedulers = busy_schedulers(v, device);
+  const int resident = std::max(1, blocks_per_sm(v, device) / 4);
+  const auto consider = [&] {
+    // What schedulers have to themselves, or nearly, waits for nobody and goes on faster.
+    constexpr double kEnough = 1.75;  // warps of a scheduler
+    const double warps = static_cast<double>(c.slots) / (4.0 * std::max(device.sm_count, 1));
+    if (v.abreast > 1 && warps < kEnough && !best.wants(v)) return;
+    c.clocks = clocks_prepared_or_not(v, c.rows, c.slots, problem, device);
+    best.consider(c);
+  };
+  c.slots = c.rows;
+  consider();
+
+  // Of two channels the carries cost more than twice as much, unless a scheduler holds one warp anyway. Few states
+  // are bound by memory, which carries read once more: when nearly every scheduler has a row, only those that go
+  // abreast make up for it.
+  const bool is_bound = v.dstate <= 8 && v.abreast == 1 && 10 * c.rows >= 9 * schedulers;
+  if (!may_cut || (v.channels > 1 && resident > 1) || is_bound) return;
+  v.cut = true;
+  const Index tiles_per_row = ceil_div<Index>(problem.seqlen, v.tile);
+  for (int warps = resident; warps >= 1; --warps) {
+    c.slots = std::min<Index>(schedulers * warps, c.rows * tiles_per_row / 2);
+    if (v.abreast > 1)  // of every row the same shares
+      c.slots = c.rows * std::min(schedulers * warps / rows_with_room(problem, v), tiles_per_row / 2);
+    if (c.slots <= c.rows) break;
+    consider();
+  }
+}
+
+// Rows of this shape: of lanes, channels, states and tile.
+void consider_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& shape,
+                   bool may_cut, Best& best) {
   Candidate c;
   c.variant = shape;
   ForwardVariant& v = c.variant;
+  const PlanChoice wanted = best.details(ScanKernel::kForward);
+  v.unroll = wanted.unroll > 0 ? std::min(wanted.unroll, v.tile) : unroll_for(v);
+  const int blocks = blocks_per_sm(v, device);
+  if (v.channels > 1 && blocks < 4) return;  // fewer channels take less shared memory
+  // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.
+  if (v.channels > 1 && v.lanes == 1 && v.seq_contiguous) return;
+  c.rows = rows_of(problem, v);
+  if (c.rows > std::numeric_limits<int>::max()) return;
+  consider_rows(problem, device, c, may_cut, best);
+  if (!can_go_abreast(v, problem)) return;
+  constexpr int kMostStepBytes = 512;  // that a warp stores at once (block_outputs.cuh)
+  // Where a step's outputs lie takes registers that the gate's steps would have had.
+  if (v.has_z && wanted.min_blocks == 0) v.min_blocks = std::min<std::int16_t>(v.min_blocks, 16);
+  for (const std::int16_t abreast : {2, 4}) {
+    v.abreast = abreast;
+    const int step_bytes = abreast * v.warp_channels() * element_size(v.dtype);
+    if (blocks_per_group(problem, v) > abreast / 2 && blocks >= abreast && step_bytes <= kMostStepBytes &&
+        fits_shared_memory(v, device))
+      consider_rows(problem, device, c, may_cut, best);
+  }
+}
+
+// Does shared memory hold fewer warps than there are rows and registers for? Shorter tiles may be better then.
+bool is_crowded(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& v) {
+  const Index rows = ceil_div<Index>(rows_of(problem, v), std::max(device.sm_count, 1));
+  return blocks_per_sm(v, device) < std::min<Index>(rows, v.min_blocks);
+}
+
+// Rows of this shape: of lanes, channels and states.
+void consider_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                    const ForwardVariant& shape, bool may_cut, Best& best) {
+  const PlanChoice wanted = best.details(ScanKernel::kForward);
+  ForwardVariant v = shape;
   if (!v.chunk_invariant) set_accesses(problem, v);
   if (v.channels > 1 && (is_shifted(v) || (v.chunk_invariant && element_size(v.dtype) == 2))) return;
   if (v.is_complex && v.states * v.channels > kMostComplexOfLane) return;
@@ -335,30 +442,15 @@ void consider_shape(const SelectiveScanProblem& problem, const driver::DeviceRep
   const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v, device);
   v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
   if (wanted.tile == 0) use_longer_tile(problem, device, v);
-  v.unroll = wanted.unroll > 0 ? std::min(wanted.unroll, v.tile) : unroll_for(v);
-  const int blocks = blocks_per_sm(v, device);
-  if (v.channels > 1 && blocks < 4) return;  // fewer channels take less shared memory
-  // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.
-  if (v.channels > 1 && v.lanes == 1 && v.seq_contiguous) return;
-  c.rows = rows_of(problem, v);
-  if (c.rows > std::numeric_limits<int>::max()) return;
-  const Index schedulers = busy_schedulers(v, device);
-  const int resident = std::max(1, blocks / 4);
-  c.slots = c.rows;
-  c.clocks = clocks_prepared_or_not(v, c.rows, c.slots, problem, device);
-  best.consider(c);
-
-  // Of two channels the carries cost more than twice as much, unless a scheduler holds one warp anyway. Few states
-  // are bound by memory, which carries read once more: not worth it when nearly every scheduler has a row.
-  if (!may_cut || (v.channels > 1 && resident > 1) || (v.dstate <= 8 && 10 * c.rows >= 9 * schedulers)) return;
-  v.cut = true;
-  const Index tiles_per_row = ceil_div<Index>(problem.seqlen, v.tile);
-  for (int warps = resident; warps >= 1; --warps) {
-    c.slots = std::min<Index>(schedulers * warps, c.rows * tiles_per_row / 2);
-    if (c.slots <= c.rows) break;
-    c.clocks = clocks_prepared_or_not(v, c.rows, c.slots, problem, device);
-    best.consider(c);
-  }
+  consider_tile(problem, device, v, may_cut, best);
+  constexpr int kShortest = 32;  // bytes of a row of steps
+  if (wanted.tile > 0 || v.chunk_invariant || v.is_complex || v.tile * element_size(v.dtype) <= kShortest) return;
+  if (!is_crowded(problem, device, v)) return;
+  v.tile /= 2;
+  set_projections(problem, v);
+  set_accesses(problem, v);
+  if (v.channels > 1 && is_shifted(v)) return;
+  consider_tile(problem, device, v, may_cut, best);
 }
 
 // Complex states: see complex_lane.cuh. Where the final state replaces the initial one, a slot that still needs the
@@ -386,11 +478,6 @@ void for_each_shape(const ForwardVariant& base, const Visit& visit) {
 }
 
 // ---- warps that take turns (relay.cu) ----
-
-bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
-  if (v.kernel() == ScanKernel::kForward) return v.shared_bytes() <= kMostStaticShared;
-  return v.dynamic_shared_bytes() <= std::max(kMostStaticShared, device.shared_per_block_optin);
-}
 
 // A turn's decays and inputs are in registers together, besides about fifty others.
 bool fits_registers(const ForwardVariant& v) {
@@ -446,7 +533,7 @@ void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceRep
         c.slots = c.rows;
         c.clocks = bounded_by_memory(
             clocks_of_relay(v, c.rows, relay_blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1)),
-            clocks_of_memory(v, c.rows, problem.seqlen, memory_bytes_per_clock(device)));
+            memory_clocks(v, c.rows, c.slots, problem, device));
         best.consider(c);
       }
 }
@@ -459,6 +546,17 @@ bool can_be_served(const SelectiveScanProblem& problem, const driver::DeviceRepo
   constexpr Index kMostStates = 16;
   return device.major >= 8 && problem.dstate <= kMostStates && !problem.is_complex && problem.cu_seqlens == nullptr &&
          problem.seqlen > 0;
+}
+
+// Of aligned rows of 16 bits the tile that measured fastest: where steps are adjacent, rows as long as few states leave
+// room for; otherwise as many steps as are computed together, once states are not so few that a tile shows.
+std::int16_t usual_served_tile(const SelectiveScanProblem& problem, const ForwardVariant& v) {
+  constexpr int kFew = 4;
+  const bool is_aligned = access_of(problem.u, problem, v.seq_contiguous, v.tile_columns()) == Access::kVectors &&
+                          element_size(v.dtype) == 2;
+  if (!is_aligned) return v.tile;
+  if (v.seq_contiguous) return v.dstate <= kFew ? std::max<std::int16_t>(v.tile, 64) : v.tile;
+  return v.states > kFew ? std::min(v.tile, kServedSteps) : v.tile;
 }
 
 // With the longest tile, up to v's own, with which so many blocks find shared memory on a multiprocessor. False where
@@ -493,6 +591,7 @@ void consider_served_shape(const SelectiveScanProblem& problem, const driver::De
     v.served = true;
     v.stages = kServedStages;
     v.min_blocks = static_cast<std::int16_t>(blocks);
+    if (wanted.tile == 0) v.tile = usual_served_tile(problem, shape);
     c.rows = c.slots = rows_of(problem, v);
     if (v.states * v.channels > kMostServedStates / blocks || c.rows > std::numeric_limits<int>::max()) return;
     if (blocks == 2 && (c.rows <= 4 * sms || v.states <= kFew)) return;
@@ -500,7 +599,7 @@ void consider_served_shape(const SelectiveScanProblem& problem, const driver::De
     if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
     if (v.channels > 1 && is_shifted(v)) return;
     c.clocks = bounded_by_memory(clocks_served(v, c.rows, problem.seqlen, sms),
-                                 clocks_of_memory(v, c.rows, problem.seqlen, memory_bytes_per_clock(device)));
+                                 memory_clocks(v, c.rows, c.slots, problem, device));
     best.consider(c);
   }
 }
@@ -592,6 +691,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_CHANNELS", v.channels);
   define("MS_WARPS", v.warps);
   define("MS_SERVED", v.served);
+  define("MS_ABREAST", v.abreast);
   define("MS_MIN_BLOCKS", v.min_blocks);
   define("MS_TILE", v.tile);
   define("MS_STAGES", v.stages);
@@ -658,6 +758,7 @@ std::int16_t tile_for(const SelectiveScanProblem& problem, ForwardVariant v, con
 ForwardVariant carry_variant(ForwardVariant v) {
   v.c_order = ProjectionOrder::kStates;  // no registers
   v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), 16);
+  v.abreast = 1;
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
@@ -716,6 +817,14 @@ std::size_t inputs_bytes(const ForwardVariant& v) {
 
 }  // namespace
 
+unsigned ForwardVariant::scan_blocks(const SelectiveScanForwardParams& params) const {
+  const int of_block = static_cast<int>(scan_slots());
+  if (abreast == 1) return static_cast<unsigned>(ceil_div(params.slots, of_block));
+  const int of_group = params.blocks_per_group * std::max(params.slots_per_row, 1);  // slots
+  const int blocks = ceil_div(params.blocks_per_group, of_block) * std::max(params.slots_per_row, 1);
+  return static_cast<unsigned>(params.slots / of_group * blocks);
+}
+
 bool ForwardVariant::shares_inputs() const {
   return lanes > 1 && (served || (warps > 1 && !(seq_contiguous && dtype == DType::kFloat32 && lanes <= 4)));
 }
@@ -746,7 +855,9 @@ std::size_t ForwardVariant::shared_bytes() const {
     return aligned(order == ProjectionOrder::kConstant || is_raw(order, access) ? 4 : row * lanes * states * 4);
   };
   const std::size_t sequences = sequence(u_access) + sequence(delta_access) + (has_z ? sequence(z_access) : 16);
-  const std::size_t piece = packed ? 48 : 32, of_tile = expanded(b_order, b_access) + expanded(c_order, c_access);
+  const std::size_t waiting = y_access == Access::kWindows ? static_cast<std::size_t>(tile_rows()) * kSectorBytes : 0;
+  const std::size_t piece = (packed ? 48 : 32) + waiting,
+                    of_tile = expanded(b_order, b_access) + expanded(c_order, c_access);
   if (prepared) {
     const bool is_carry = c_order == ProjectionOrder::kConstant;  // which reads the states in another order
     const bool reorders = is_carry && lanes > 1 && states > 1;
@@ -758,7 +869,7 @@ std::size_t ForwardVariant::shared_bytes() const {
 }
 
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
-  if (served) return scan_slots() * shared_bytes();
+  if (served || abreast > 1) return scan_slots() * shared_bytes();
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
   const int deltas = shares_inputs() || (softplus && lanes > 1) ? owned : channels;
@@ -785,6 +896,7 @@ jit::Variant ForwardVariant::compose() const {
   v.u_access = v.delta_access = v.z_access = v.y_access = v.b_access = v.c_access = Access::kVectors;
   v.softplus = v.has_bias = v.has_d = v.has_z = v.has_initial = v.has_final = v.reverse = v.packed = false;
   v.prepared = false;
+  v.abreast = 1;
   v.slice = StateSlice::kAll;
   return make_variant(v, "selective_scan/compose.cu", "selective_scan_compose");
 }

@@ -34,8 +34,9 @@ struct ForwardVariant {
   std::int16_t lanes = 2;
   std::int16_t states = 8;
   std::int16_t channels = 4;
-  std::int16_t warps = 1;  // of a block: of relay.cu more than one
-  bool served = false;     // served.cu: warps that scan, and others that move tiles for them
+  std::int16_t warps = 1;    // of a block: of relay.cu more than one
+  bool served = false;       // served.cu: warps that scan, and others that move tiles for them
+  std::int16_t abreast = 1;  // adjacent rows of a block of forward.cu, which go through their tiles in step
   std::int16_t min_blocks = 12;
   std::int16_t tile = 16;
   std::int16_t stages = 2;
@@ -71,12 +72,13 @@ struct ForwardVariant {
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
-  bool shares_inputs() const;                             // kSharesInputs in tile_values.cuh
-  unsigned scan_slots() const { return served ? 4 : 1; }  // of a block of scan(); kPairs in served.cu
-  unsigned scan_threads() const { return 32 * (served ? 2 * scan_slots() : static_cast<unsigned>(warps)); }
-  unsigned scan_blocks(int slots) const { return (static_cast<unsigned>(slots) + scan_slots() - 1) / scan_slots(); }
+  bool shares_inputs() const;  // kSharesInputs in tile_values.cuh
+  // Of a block of scan(); kPairs in served.cu.
+  unsigned scan_slots() const { return served ? 4 : static_cast<unsigned>(abreast); }
+  unsigned scan_threads() const { return 32 * scan_slots() * (served ? 2 : static_cast<unsigned>(warps)); }
+  unsigned scan_blocks(const SelectiveScanForwardParams& params) const;
   std::size_t shared_bytes() const;          // of a warp, or pair of warps: all that forward.cu has
-  std::size_t dynamic_shared_bytes() const;  // of a block of relay.cu or served.cu; 0: all is static
+  std::size_t dynamic_shared_bytes() const;  // of a block of several warps; 0: all is static
 
   jit::Variant scan() const;     // forward.cu, served.cu or relay.cu
   jit::Variant carry() const;    // only when cut
@@ -98,7 +100,7 @@ MAMBA_SCAN_API Index fewer_slices(Index slices);
 
 struct ForwardPlan {
   ForwardVariant variant;  // of the largest slice, usually the only one
-  // variant.scan_blocks(params.slots) blocks of variant.scan_threads(). Pointers to scratch memory are null: the launch
+  // variant.scan_blocks(params) blocks of variant.scan_threads(). Pointers to scratch memory are null: the launch
   // sets them. params.problem is the problem in the order of scanning: one with `reverse` begins at its last step and
   // has negative strides over steps.
   SelectiveScanForwardParams params;
@@ -139,9 +141,10 @@ struct PlanChoice {
   std::int16_t unroll = 0;
   std::int16_t stages = 0;
   std::int16_t min_blocks = 0;
-  std::int16_t warps = 1;   // more: relay.cu, which is never cut and has no unroll of its own
-  std::int16_t slices = 0;  // of the states. 0: as plan_forward() would have it
-  bool served = false;      // served.cu
+  std::int16_t warps = 1;    // more: relay.cu, which is never cut and has no unroll of its own
+  std::int16_t slices = 0;   // of the states. 0: as plan_forward() would have it
+  bool served = false;       // served.cu
+  std::int16_t abreast = 1;  // as in ForwardVariant
 
   ScanKernel kernel() const { return scan_kernel(warps, served); }
   auto operator<=>(const PlanChoice&) const = default;

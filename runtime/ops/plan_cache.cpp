@@ -9,19 +9,20 @@
 namespace mamba_scan::ops {
 namespace {
 
-constexpr std::uintptr_t kWidestVector = 16;
+// What a plan may ask addresses to be a multiple of.
+constexpr std::uintptr_t kWidest = kSectorBytes;
 
 // Whether there is a tensor, and how it is aligned.
 template <class Pointer>
 void keep_alignment(Pointer& data) {
   if (data == nullptr) return;
-  data = reinterpret_cast<Pointer>(kWidestVector + reinterpret_cast<std::uintptr_t>(data) % kWidestVector);
+  data = reinterpret_cast<Pointer>(kWidest + reinterpret_cast<std::uintptr_t>(data) % kWidest);
 }
 
 // Whether there is one.
 template <class Pointer>
 void keep_presence(Pointer& data) {
-  if (data != nullptr) data = reinterpret_cast<Pointer>(kWidestVector);
+  if (data != nullptr) data = reinterpret_cast<Pointer>(kWidest);
 }
 
 // What a plan depends on: the problem with the like of addresses in place of addresses.
@@ -37,7 +38,7 @@ SelectiveScanProblem kind_of(const SelectiveScanProblem& problem) {
   keep_presence(kind.cu_seqlens);
   keep_presence(kind.initial_state.data);
   keep_presence(kind.final_state.data);
-  if (in_place) kind.final_state.data = reinterpret_cast<float*>(2 * kWidestVector);
+  if (in_place) kind.final_state.data = reinterpret_cast<float*>(2 * kWidest);
   return kind;
 }
 

@@ -170,7 +170,7 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
     if (kernels.prepare != nullptr) run_blocks(*kernels.prepare, prepare_blocks(slice), kPrepareThreads, Work{});
     if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, kForwardBlockThreads, Work{});
     if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), kForwardBlockThreads, Work{});
-    run_blocks(*kernels.scan, slice.variant.scan_blocks(slice.params.slots), slice.variant.scan_threads(),
+    run_blocks(*kernels.scan, slice.variant.scan_blocks(slice.params), slice.variant.scan_threads(),
                forward_work(slice.params.problem), slice.variant.dynamic_shared_bytes());
   }
 }

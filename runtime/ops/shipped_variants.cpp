@@ -55,7 +55,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   const driver::DeviceReport device = typical_device(capability);
 
   // Only whether a pointer is null matters to the plan, and its alignment.
-  alignas(16) static float somewhere[4], elsewhere[4];
+  alignas(kSectorBytes) static float somewhere[4], elsewhere[4];
   std::vector<jit::Variant> out;
   std::set<std::string> seen;
   const auto add_once = [&](jit::Variant variant) {
@@ -133,6 +133,16 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     add_served(DType::kFloat16, false, 4, 1, full);
     add_served(DType::kFloat16, full, 16, 2, full);
   }
+  // Few states of many rows that begin in the middle of a sector: these go abreast, or wait for the rest of it.
+  const PlanChoice four_abreast{.lanes = 1, .abreast = 4};
+  for (DType dtype : {DType::kFloat32, DType::kFloat16})
+    for (bool seq_last : {false, true}) {
+      auto problem = problem_of(dtype, seq_last, 8, kMany, 65536, true, false, {});
+      for (SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.z, &problem.y})
+        ++(seq_last ? tensor->dim_stride : tensor->seq_stride);
+      add_plan(plan_forward(problem, device, seq_last ? nullptr : &four_abreast));
+    }
+  add_plan(plan_forward(problem_of(DType::kFloat16, false, 4, kMany, 65536, false, false, {}), device, &four_abreast));
   // Short sequences, whose warps take turns.
   const auto add_short = [&](DType dtype, bool seq_last, Index dstate, PlanChoice shape, bool full, Kind kind = {}) {
     const auto problem = problem_of(dtype, seq_last, dstate, kFew, 1024, full, false, kind);

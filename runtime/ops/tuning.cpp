@@ -26,7 +26,8 @@ std::string hex(std::uint64_t value) {
 
 bool is_possible(const PlanChoice& choice) {
   return choice.lanes >= 1 && choice.lanes <= 32 && std::has_single_bit(static_cast<unsigned>(choice.lanes)) &&
-         choice.channels >= 1 && choice.channels <= 32 && choice.warps >= 1 && choice.warps <= 32;
+         choice.channels >= 1 && choice.channels <= 32 && choice.warps >= 1 && choice.warps <= 32 &&
+         choice.abreast >= 1 && choice.abreast <= 16;
 }
 
 }  // namespace
@@ -57,7 +58,8 @@ PlanChoice choice_of(const ForwardPlan& plan) {
           .min_blocks = v.min_blocks,
           .warps = v.warps,
           .slices = static_cast<std::int16_t>(plan.slices),
-          .served = v.served};
+          .served = v.served,
+          .abreast = v.abreast};
 }
 
 namespace {
@@ -79,7 +81,9 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
   const auto add_all = [&](std::int16_t slices) {
     for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
       for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
-        for (const bool cut : {false, true}) add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices});
+        for (const bool cut : {false, true})
+          for (const std::int16_t abreast : {1, 2, 4})
+            add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices, .abreast = abreast});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
         for (const std::int16_t warps : {4, 8, 16})
           add({.lanes = lanes, .channels = channels, .warps = warps, .slices = slices});

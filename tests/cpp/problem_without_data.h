@@ -7,7 +7,7 @@
 
 namespace mamba_scan::test {
 
-alignas(16) inline float memory[8];
+alignas(32) inline float memory[8];
 
 // (batch, seqlen, dim), or seq_last: (batch, dim, seqlen); one B and C for all channels.
 inline SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Index dstate = 16,

@@ -22,7 +22,7 @@ struct KernelRow {
 
 // All that a plan's scan launches.
 inline Index warps_of(const ops::ForwardPlan& plan) {
-  return Index{plan.variant.scan_blocks(plan.params.slots)} * (plan.variant.scan_threads() / 32);
+  return Index{plan.variant.scan_blocks(plan.params)} * (plan.variant.scan_threads() / 32);
 }
 
 // One scan on one GPU: its plan, the kernel that the plan asks for, and how far from the roof it should end.
@@ -61,7 +61,8 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
 // Threads of a block, and its shared memory, dynamic where a block is several warps.
 inline int block_threads_of(const jit::Variant& variant) {
   if (variant.entry == "selective_scan_prepare") return kPrepareThreads;
-  return define_of(variant, "MS_SERVED") == "1" ? 256 : 32 * std::stoi(define_of(variant, "MS_WARPS"));
+  if (define_of(variant, "MS_SERVED") == "1") return 256;
+  return 32 * std::stoi(define_of(variant, "MS_WARPS")) * std::stoi(define_of(variant, "MS_ABREAST"));
 }
 
 inline std::int64_t shared_bytes_of(const jit::Variant& variant, const jit::BinaryInfo& info) {
@@ -75,7 +76,7 @@ inline std::string switches_of(const jit::Variant& variant) {
   for (const auto& [key, value] : variant.defines) {
     const bool sized = key == "MS_DTYPE" || key == "MS_DSTATE" || key == "MS_LANES" || key == "MS_STATES" ||
                        key == "MS_CHANNELS" || key == "MS_TILE" || key == "MS_UNROLL" || key == "MS_MIN_BLOCKS" ||
-                       key == "MS_SHARED_BYTES" || (key == "MS_WARPS" && value == "1");
+                       key == "MS_SHARED_BYTES" || ((key == "MS_WARPS" || key == "MS_ABREAST") && value == "1");
     const bool vectors = key.ends_with("_ACCESS") && value == std::to_string(static_cast<int>(ops::Access::kVectors));
     if (sized || value == "0" || vectors) continue;
     out += (out.empty() ? "" : " ") + key.substr(3) + (value == "1" ? "" : "=" + value);
@@ -98,9 +99,8 @@ inline void write_kernels(std::ostream& out, const std::vector<KernelRow>& rows)
   out << "# What the kernels take\n\n"
          "From the compiler's own figures and the limits of each architecture. Blocks are of "
       << ops::kForwardBlockThreads
-      << " threads, those of selective_scan_served, selective_scan_relay and selective_scan_prepare of more; \"bound "
-         "by\" says what keeps a "
-         "further one off the SM.\n\n"
+      << " threads, those of rows that go ABREAST and of selective_scan_served, selective_scan_relay and "
+         "selective_scan_prepare of more; \"bound by\" says what keeps a further one off the SM.\n\n"
          "| arch | kernel | dtype | N | lanes x states x channels | tile | registers | spilled bytes | shared bytes | "
          "blocks/SM | warps/SM | bound by | switches |\n"
          "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";

@@ -186,7 +186,7 @@ TEST_P(Variants, CompileWithoutSpillsWithinLimits) {
 // ---- plans for GPUs that nobody here has
 // -----------------------------------------------------------------------------
 
-alignas(16) float memory[8];  // only addresses matter to a plan
+alignas(32) float memory[8];  // only addresses matter to a plan
 
 SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Index dstate, bool seq_last, bool full) {
   SelectiveScanProblem p{};

@@ -108,6 +108,9 @@ template <int THREADS>
 inline void barrier_wait(int id, EMULATED_PLACE) {
   ::emulator::barrier(static_cast<unsigned>(id), THREADS, true, false, file, line);
 }
+inline void barrier_wait(int id, int threads, EMULATED_PLACE) {
+  ::emulator::barrier(static_cast<unsigned>(id), static_cast<unsigned>(threads), true, false, file, line);
+}
 template <int THREADS>
 inline void barrier_arrive(int id, EMULATED_PLACE) {
   ::emulator::barrier(static_cast<unsigned>(id), THREADS, false, false, file, line);

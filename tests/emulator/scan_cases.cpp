@@ -300,6 +300,49 @@ std::vector<ScanCase> scan_cases() {
     scan.choice.tile = 8, scan.choice.unroll = 4, scan.choice.stages = 4, scan.choice.min_blocks = 1;
   }
 
+  // Rows that go abreast: whole ones and, on few multiprocessors, cut ones; blocks that have fewer of them, and of
+  // which the last has fewer channels; steps that begin with a sector, in its middle, or anywhere.
+  const auto add_abreast = [&](const char* name, DType dtype, int lanes, int channels, std::vector<Index> seqlens,
+                               bool cut = false) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, steps).everything();
+    scan.seqlens = std::move(seqlens);
+    scan.choice = {.lanes = static_cast<std::int16_t>(lanes),
+                   .channels = static_cast<std::int16_t>(channels),
+                   .cut = cut,
+                   .abreast = 4};
+    scan.dim = 150;
+    scan.shared_kib = 200;
+    return scan;
+  };
+  add_abreast("AbreastFloat16", f16, 1, 1, {1, 15, 33, 101});
+  add_abreast("AbreastFloat32", f32, 2, 1, {9, 71}).dim = 37;
+  add_abreast("AbreastBFloat16", bf16, 4, 2, {67});
+  add_abreast("AbreastFourChannels", f32, 8, 1, {67}).dim = 37;
+  add_abreast("AbreastDense", f16, 1, 1, {41, 131}).spacing = Spacing::kDense;
+  add_abreast("AbreastDenseFloat32", f32, 2, 1, {41}).spacing = Spacing::kDense;
+  add_abreast("AbreastHalfSectors", f16, 1, 1, {35}).dim = 72;
+  add_abreast("AbreastShifted", bf16, 4, 1, {41}).spacing = Spacing::kShifted;
+  add_abreast("AbreastStrided", f32, 4, 1, {41}).spacing = Spacing::kStrided;
+  add_abreast("AbreastReverse", bf16, 1, 1, {41}).reverse = true;
+  add_abreast("AbreastFourStates", bf16, 1, 1, {41, 131}).dstate = 4;
+  add_abreast("AbreastBare", f16, 1, 1, {41}).bare();
+  {
+    ScanCase& scan = add_abreast("AbreastGroups", f16, 2, 1, {41});
+    scan.dim = 3 * 53, scan.ngroups = 3, scan.batch = 2, scan.spacing = Spacing::kDense;
+  }
+  {
+    ScanCase& scan = add_abreast("AbreastSlices", f16, 8, 1, {41});
+    scan.dim = 21, scan.dstate = 80, scan.spacing = Spacing::kDense;
+  }
+  for (const DType dtype : {f16, f32}) {
+    ScanCase& scan = add_abreast(dtype == f16 ? "AbreastCut" : "AbreastCutFloat32", dtype, 4, 1, {331}, true);
+    scan.dim = 43, scan.sm_count = 4, scan.spacing = Spacing::kDense;
+  }
+  {
+    ScanCase& scan = add_abreast("AbreastCutGroups", bf16, 4, 1, {333}, true);
+    scan.dim = 2 * 19, scan.ngroups = 2, scan.sm_count = 6;
+  }
+
   // B and C that do not change with time.
   add("ConstantB", f32, steps).constant_B = true;
   add("ConstantC", f16, steps).constant_C = true;

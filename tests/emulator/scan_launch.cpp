@@ -21,9 +21,7 @@ mamba_scan::ops::ForwardPlan plan_of(const mamba_scan::SelectiveScanProblem& pro
     const auto plan = mamba_scan::ops::plan_forward(problem, device, &scan.choice, scan.preparation);
     PlanChoice made = choice_of(plan);
     made.slices = scan.choice.slices;
-    if (std::tie(made.lanes, made.channels, made.cut, made.warps, made.served) !=
-            std::tie(scan.choice.lanes, scan.choice.channels, scan.choice.cut, scan.choice.warps, scan.choice.served) ||
-        (scan.choice.tile > 0 && made != scan.choice))
+    if (without_details(made) != without_details(scan.choice) || (scan.choice.tile > 0 && made != scan.choice))
       throw std::runtime_error("the plan of " + scan.name + " is not the one chosen");
     return plan;
   }
@@ -45,7 +43,7 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   PlannedScan out;
   out.tiles = plan.params.tiles;
   out.cut = plan.variant.cut;
-  out.any_slots = plan.variant.cut && !plan.variant.chunk_invariant;
+  out.any_slots = plan.variant.cut && !plan.variant.chunk_invariant && plan.variant.abreast == 1;
   out.carry_state_per_slot = plan.carry_state_bytes / slots;
   out.carry_delta_per_slot = plan.carry_delta_bytes / slots;
   float* partial_sum = nullptr;
@@ -66,24 +64,23 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
       launch.params.prepared_C = prepared_C;
       launch.variant = slice.variant.prepare();
       launch.geometry.block.x = mamba_scan::kPrepareThreads;
-      launch.blocks = prepare_blocks(slice);
+      launch.blocks = [slice](const auto&) { return prepare_blocks(slice); };
       out.launches.push_back(launch);
-      launch.blocks = 0;
     }
     launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
     if (out.cut) {
       launch.variant = slice.variant.carry();
+      launch.blocks = [](const auto& params) { return static_cast<unsigned>(params.slots); };
       out.launches.push_back(launch);
     }
     if (out.cut && slice.variant.chunk_invariant) {
       launch.variant = slice.variant.compose();
-      launch.blocks = compose_blocks(slice);
+      launch.blocks = [slice](const auto&) { return compose_blocks(slice); };
       out.launches.push_back(launch);
-      launch.blocks = 0;
     }
     launch.variant = slice.variant.scan();
     launch.geometry.block.x = slice.variant.scan_threads();
-    launch.slots_of_block = slice.variant.scan_slots();
+    launch.blocks = [v = slice.variant](const auto& params) { return v.scan_blocks(params); };
     launch.geometry.dynamic_shared_bytes = slice.variant.dynamic_shared_bytes();
     out.launches.push_back(launch);
   }
@@ -100,12 +97,11 @@ PlannedScan with_slots(const PlannedScan& plan, int slots, int slots_per_row, De
     carry_delta = device.allocate<float>("carry_delta" + name, count * plan.carry_delta_per_slot);
   }
   for (KernelLaunch& launch : out.launches) {
-    const auto of_slots = (static_cast<unsigned>(slots) + launch.slots_of_block - 1) / launch.slots_of_block;
-    launch.geometry.grid.x = launch.blocks != 0 ? launch.blocks : of_slots;
     launch.params.slots = slots;
     launch.params.slots_per_row = slots_per_row;
     launch.params.carry_state = carry_state;
     launch.params.carry_delta = carry_delta;
+    launch.geometry.grid.x = launch.blocks(launch.params);
   }
   return out;
 }

@@ -2,6 +2,7 @@
 // what a plan consists of.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "jit/variant.h"
@@ -13,8 +14,7 @@ namespace emulator {
 struct KernelLaunch {
   mamba_scan::jit::Variant variant;
   Launch geometry;
-  unsigned blocks = 0;  // 0: one for every so many slots
-  unsigned slots_of_block = 1;
+  std::function<unsigned(const mamba_scan::SelectiveScanForwardParams&)> blocks;
   mamba_scan::SelectiveScanForwardParams params;
 };
 

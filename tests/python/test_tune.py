@@ -24,13 +24,16 @@ def timed(monkeypatch):
     def tune(*sizes, dtype, layout, options, thorough, device):
         calls.append((*sizes, dtype, layout, " ".join(options), thorough, device))
         warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "warps": 1, "slices": 1, "served": False}
+        warps["abreast"] = 1
         turns = {"tile": 32, "unroll": 0, "stages": 3, "min_blocks": 2, "warps": 8, "slices": 2, "served": False}
+        turns["abreast"] = 1
         served = {**warps, "stages": 4, "min_blocks": 1, "served": True}
         candidates = [
             {"lanes": 2, "channels": 4, "cut": False, **warps, "expected_us": 11.0, "us": 12.0},
             {"lanes": 4, "channels": 2, "cut": True, **warps, "expected_us": 12.0, "us": 10.0},
             {"lanes": 16, "channels": 1, "cut": False, **turns, "expected_us": 12.0, "us": 11.0},
             {"lanes": 1, "channels": 1, "cut": False, **served, "expected_us": 12.0, "us": 13.0},
+            {"lanes": 1, "channels": 1, "cut": False, **warps, "abreast": 4, "expected_us": 12.0, "us": 14.0},
         ]
         return {"device": "GPU", "problem": "a scan", "candidates": candidates, "chosen": 1, "kept": True}
 
@@ -46,6 +49,7 @@ def test_every_scan_named_is_timed_once(timed, capsys):
     assert "*  4 lanes, 2 channels, cut in time" in output.out
     assert " 16 lanes, 1 channels, turns of 8 warps  tile 32, 3 stages, 2 blocks, 2 slices" in output.out
     assert "  1 lanes, 1 channels, whole, served     tile 16, unroll 4, 4 stages, 1 blocks" in output.out
+    assert "  1 lanes, 1 channels, whole, 4 abreast  tile 16, unroll 4, 2 stages, 16 blocks" in output.out
     assert "kept for scans like this" in output.out
 
 

@@ -47,6 +47,8 @@ def _line(candidate: dict[str, Any], chosen: bool) -> str:
     turns = candidate["warps"] > 1  # of several warps, which unroll a tile whole
     time = f"turns of {candidate['warps']} warps" if turns else "cut in time" if candidate["cut"] else "whole"
     time += ", served" * candidate["served"]  # by warps that move tiles for those that scan
+    if candidate["abreast"] > 1:
+        time += f", {candidate['abreast']} abreast"
     unroll = "" if turns else f"unroll {candidate['unroll']}, "
     details = f"tile {candidate['tile']}, {unroll}{candidate['stages']} stages, {candidate['min_blocks']} blocks"
     kind = f"{candidate['lanes']:>2} lanes, {candidate['channels']} channels, {time}"

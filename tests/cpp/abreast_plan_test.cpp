@@ -1,0 +1,149 @@
+// Which scans have rows that go abreast, or that wait for whole sectors, and how rows are dealt out to blocks then,
+// without a device.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "gpu_limits.h"
+#include "ops/memory_layout.h"
+#include "ops/plan.h"
+#include "problem_without_data.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+using test::memory;
+using test::problem_of;
+
+// With the memory of an H100, of which the multiprocessors have their share.
+driver::DeviceReport device_with(int sm_count, int capability = 90) {
+  driver::DeviceReport device = test::report_of(capability, sm_count);
+  device.clock_khz = 1980000;
+  device.memory_clock_khz = 2619000 / 132 * sm_count;
+  device.memory_bus_bits = 5120;
+  return device;
+}
+
+// Rows of the elements that are adjacent in memory, one element longer than they are.
+SelectiveScanProblem with_longer_rows(SelectiveScanProblem p) {
+  const bool seq_last = p.u.seq_stride == 1;
+  for (SequenceTensor* tensor : {&p.u, &p.delta, &p.z, &p.y}) ++(seq_last ? tensor->dim_stride : tensor->seq_stride);
+  return p;
+}
+
+// Every slot of every row is one warp's of one block, in the order that this_slot() in warp_tile.cuh says.
+void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, const driver::DeviceReport& device) {
+  const ForwardVariant& v = plan.variant;
+  const auto& params = plan.params;
+  SCOPED_TRACE(v.scan().name());
+  EXPECT_EQ(v.kernel(), ScanKernel::kForward);
+  EXPECT_FALSE(v.seq_contiguous || v.packed || v.is_complex || v.chunk_invariant);
+  EXPECT_EQ(v.scan_threads(), 32u * static_cast<unsigned>(v.abreast));
+  EXPECT_EQ(v.dynamic_shared_bytes(), static_cast<std::size_t>(v.abreast) * v.shared_bytes());
+  EXPECT_LE(v.dynamic_shared_bytes(), std::max(std::size_t{48} << 10, device.shared_per_block_optin));
+  EXPECT_LE(v.abreast * v.warp_channels() * element_size(v.dtype), 512) << "a thread stores chunks of one column";
+  EXPECT_EQ(v.cut, params.slots_per_row > 0) << "of every row the same shares";
+  const int shares = std::max(params.slots_per_row, 1), rows = params.tiles / params.tiles_per_row;
+  EXPECT_EQ(params.slots, rows * shares);
+  EXPECT_LE(shares, params.tiles_per_row);
+  const int of_group = params.blocks_per_group, blocks = (of_group + v.abreast - 1) / v.abreast;
+  EXPECT_EQ(v.scan_blocks(params), static_cast<unsigned>(p.batch * p.ngroups * blocks * shares));
+  EXPECT_EQ(v.carry().entry.empty(), false);
+  EXPECT_GT(of_group, v.abreast / 2) << "more room than rows";
+}
+
+TEST(AbreastPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
+  std::mt19937 random(20261126);
+  for (int sm_count : {8, 16, 36, 82, 128, 132}) {
+    int whole = 0, cut = 0;
+    for (int i = 0; i < 400; ++i) {
+      const SelectiveScanProblem p =
+          test::random_problem(random, {.batch = 9, .seqlen = 9000, .channels_of_group = 900, .dstate = 24});
+      const driver::DeviceReport device = device_with(sm_count, i % 3 == 0 ? 75 : i % 3 == 1 ? 86 : 90);
+      const PlanChoice choice{.lanes = static_cast<std::int16_t>(1 + i % 2),
+                              .cut = i % 4 < 2,
+                              .abreast = static_cast<std::int16_t>(i % 8 < 4 ? 2 : 4)};
+      const ForwardPlan plan = plan_forward(p, device, &choice);
+      if (plan.variant.abreast == 1) continue;
+      ++(plan.variant.cut ? cut : whole);
+      expect_consistent(p, plan, device);
+    }
+    EXPECT_GT(whole, 20) << sm_count << " multiprocessors";
+    EXPECT_GT(cut, 5) << sm_count << " multiprocessors";
+  }
+}
+
+TEST(AbreastPlan, IsForFewStatesWhoseStepsShareSectors) {
+  const auto device = device_with(132);
+  const auto abreast = [&](const SelectiveScanProblem& p) { return plan_forward(p, device).variant.abreast; };
+  EXPECT_EQ(abreast(problem_of(47, 3244, 990, 5)), 4);
+  EXPECT_EQ(abreast(problem_of(47, 3244, 1000, 5)), 4) << "aligned vectors, but half sectors";
+  EXPECT_EQ(abreast(with_longer_rows(problem_of(1, 131072, 2048))), 4) << "cut";
+  EXPECT_EQ(abreast(problem_of(47, 3244, 990, 5, DType::kFloat16, true)), 1) << "adjacent steps";
+  EXPECT_EQ(abreast(problem_of(64, 2048, 1536)), 1) << "exponentials bind";
+  EXPECT_EQ(abreast(problem_of(1, 131072, 2048)), 1) << "exponentials bind";
+  EXPECT_EQ(abreast(problem_of(19, 1092, 924, 3, DType::kFloat32)), 1) << "a warp to a scheduler waits for nobody";
+  SelectiveScanProblem packed = problem_of(47, 3244, 990, 5);
+  packed.cu_seqlens = reinterpret_cast<const int*>(memory), packed.sequences = 1, packed.batch = 1;
+  EXPECT_EQ(abreast(packed), 1);
+  SelectiveScanProblem invariant = problem_of(47, 3244, 990, 5);
+  invariant.chunk_invariant = true;
+  EXPECT_EQ(abreast(invariant), 1);
+}
+
+TEST(AbreastPlan, ShortensTilesThatLeaveNoRoomForAllRows) {
+  SelectiveScanProblem p = problem_of(10, 2163, 5556, 7, DType::kBFloat16);
+  p.z = p.u, p.D = p.delta_bias = memory, p.delta_softplus = true;
+  const auto tile_of = [&](std::int16_t abreast) {
+    const PlanChoice choice{.lanes = 1, .abreast = abreast};
+    const ForwardPlan plan = plan_forward(p, device_with(132), &choice);
+    EXPECT_EQ(plan.variant.abreast, abreast);
+    return plan.variant.tile;
+  };
+  for (const std::int16_t abreast : {1, 2, 4}) EXPECT_EQ(tile_of(abreast), 16);
+  p.batch = 4;
+  for (const std::int16_t abreast : {1, 2, 4}) EXPECT_EQ(tile_of(abreast), 32) << "there are fewer rows";
+}
+
+TEST(SectorPlan, RowsOfAdjacentStepsWaitForWholeSectors) {
+  const auto device = device_with(132);
+  const auto stored = [&](const SelectiveScanProblem& p) { return plan_forward(p, device).variant.y_access; };
+  const auto problem = [](Index seqlen, Index dstate, DType dtype = DType::kFloat16) {
+    return problem_of(10, seqlen, 5556, dstate, dtype, true);
+  };
+  EXPECT_EQ(stored(problem(2163, 7)), Access::kWindows);
+  EXPECT_EQ(stored(problem(2168, 7)), Access::kWindows) << "aligned vectors, but half sectors";
+  EXPECT_EQ(stored(problem(2163, 7, DType::kFloat32)), Access::kWindows);
+  EXPECT_EQ(stored(problem(2163, 12)), Access::kWindows);
+  EXPECT_EQ(stored(problem(2176, 7)), Access::kVectors) << "whole sectors as they are";
+  EXPECT_EQ(stored(problem(2163, 48)), Access::kWords) << "many states take longer than memory";
+  SelectiveScanProblem reversed = problem(2163, 7);
+  reversed.reverse = true;
+  EXPECT_EQ(stored(reversed), Access::kWords);
+}
+
+TEST(SectorPlan, SectorsBeginAtMultiplesOf32Bytes) {
+  const auto fills = [](const SelectiveScanProblem& p, int columns) {
+    return fills_sectors(p.y, p, p.y.seq_stride == 1, columns);
+  };
+  SelectiveScanProblem p = problem_of(2, 64, 96);
+  EXPECT_TRUE(fills(p, 32));
+  EXPECT_TRUE(fills(p, 16));
+  EXPECT_FALSE(fills(p, 8)) << "half a sector";
+  EXPECT_FALSE(fills(with_longer_rows(p), 32));
+  p.y.data = reinterpret_cast<char*>(memory) + 16;
+  EXPECT_FALSE(fills(p, 32)) << "begins in the middle of one";
+  p = problem_of(2, 64, 96);
+  p.ngroups = 12;
+  EXPECT_FALSE(fills(p, 8)) << "groups begin in the middle of one";
+  p = problem_of(2, 64, 96, 16, DType::kFloat32, true);
+  EXPECT_TRUE(fills(p, 8));
+  p.y.batch_stride += 4;
+  EXPECT_FALSE(fills(p, 8)) << "the second sequence begins in the middle of one";
+  p = problem_of(1, 64, 96);
+  p.y.dim_stride = 2;
+  EXPECT_FALSE(fills(p, 32)) << "not adjacent";
+}
+
+}  // namespace
+}  // namespace mamba_scan::ops
