@@ -19,8 +19,7 @@ constexpr bool kStoresAbreast =
     kAbreast > 1 && !kSeqContiguous && kWarpChannels * kElementBytes >= 16 &&
     (MS_Y_ACCESS == kWords || (MS_Y_ACCESS == kVectors && SequenceChunks<kVectors>::kByPointer));
 
-constexpr int kChunk = 16 / kElementBytes;
-constexpr int kBlockChunks = kAbreast * kWarpChannels / kChunk;  // of a step
+constexpr int kBlockChunks = kAbreast * kWarpChannels / kChunkElements;  // of a step
 static_assert(!kStoresAbreast || (32 % kBlockChunks == 0), "a thread's chunks are in the same column");
 
 // Steps of a tile that a thread takes part in: where they are in the first warp's shared memory, and in memory.
@@ -48,7 +47,7 @@ __device__ __forceinline__ const Element* output_at(const Element* step, int cha
 }
 
 __device__ __forceinline__ int elements_into_chunk(const char* element) {
-  return static_cast<int>(reinterpret_cast<unsigned long long>(element) / kElementBytes % kChunk);
+  return static_cast<int>(reinterpret_cast<unsigned long long>(element) / kElementBytes % kChunkElements);
 }
 
 // Of rows that begin anywhere: the chunks that a step has whole.
@@ -59,36 +58,29 @@ __device__ __forceinline__ void store_chunks(const BlockOutputs& outputs, int th
 #pragma unroll 2
   for (; at.step < outputs.steps; at.go_on(threads / kBlockChunks, outputs.step_bytes)) {
     const int shift = elements_into_chunk(at.row);
-    const int channel = (thread % kBlockChunks + (shift > 0)) * kChunk - shift;
-    if (channel + kChunk > outputs.channels) continue;
+    const int channel = (thread % kBlockChunks + (shift > 0)) * kChunkElements - shift;
+    if (channel + kChunkElements > outputs.channels) continue;
     const int in_warp = channel % kWarpChannels / kInWord * kInWord;
     const Element* from = at.tile + channel / kWarpChannels * (kToNextWarp + kWarpChannels) + in_warp;
     const auto word = [&](int i) {
       const int place = i * kInWord + (in_warp + i * kInWord >= kWarpChannels ? kToNextWarp : 0);
       return *reinterpret_cast<const unsigned*>(from + place);
     };
-    unsigned words[4] = {word(0), word(1), word(2), word(3)};
-    if constexpr (kInWord == 2) {
-      const bool odd = channel % 2 != 0;
-      const unsigned last = word(odd ? 4 : 3);  // where none is needed, perhaps none is there
-#pragma unroll
-      for (int i = 0; i < 4; ++i) words[i] = __funnelshift_r(words[i], i < 3 ? words[i + 1] : last, odd ? 16 : 0);
-    }
-    store_global<16>(at.row + channel * kElementBytes, words);
+    store_chunk(at.row + channel * kElementBytes, channel % 2 != 0, word);
   }
 }
 
 // Elements before and after these. They are less than two chunks, and one at most where channels fill whole chunks.
 __device__ __forceinline__ void store_ends(const BlockOutputs& outputs, int thread, int threads) {
-  const int places = outputs.channels % kChunk == 0 ? kChunk : 2 * kChunk;
+  const int places = outputs.channels % kChunkElements == 0 ? kChunkElements : 2 * kChunkElements;
   const int place = thread & (places - 1);
   BlockSteps at = outputs.begin;
   at.go_on(thread / places, outputs.step_bytes);
 #pragma unroll 2
   for (; at.step < outputs.steps; at.go_on(threads / places, outputs.step_bytes)) {
     const int shift = elements_into_chunk(at.row);
-    const int before = min((kChunk - shift) % kChunk, outputs.channels);
-    const int whole = (outputs.channels - before) / kChunk * kChunk;
+    const int before = min((kChunkElements - shift) % kChunkElements, outputs.channels);
+    const int whole = (outputs.channels - before) / kChunkElements * kChunkElements;
     const int channel = place < before ? place : place + whole;
     if (channel < outputs.channels)
       store_global<kElementBytes>(at.row + channel * kElementBytes, output_at(at.tile, channel));
@@ -97,14 +89,14 @@ __device__ __forceinline__ void store_ends(const BlockOutputs& outputs, int thre
 
 // Of aligned rows.
 __device__ __forceinline__ void store_block_vectors(const BlockOutputs& outputs, int thread, int threads) {
-  const int channel = thread % kBlockChunks * kChunk;
+  const int channel = thread % kBlockChunks * kChunkElements;
   BlockSteps at = outputs.begin;
   at.go_on(thread / kBlockChunks, outputs.step_bytes);
 #pragma unroll 2
   for (; at.step < outputs.steps; at.go_on(threads / kBlockChunks, outputs.step_bytes)) {
     const Element* from = output_at(at.tile, channel);
     char* to = at.row + channel * kElementBytes;
-    if (channel + kChunk <= outputs.channels) {
+    if (channel + kChunkElements <= outputs.channels) {
       store_global<16>(to, from);
     } else {
       for (int k = 0; channel + k < outputs.channels; ++k)

@@ -19,7 +19,6 @@ namespace {
 #if MS_Y_ACCESS == 3
 static_assert(kSeqContiguous && !kReverse && kTile % kSectorElements == 0, "rows of all tiles begin alike");
 
-constexpr int kChunkElements = 16 / kElementBytes;
 constexpr int kRowChunks = kTile / kChunkElements;
 
 // By how many elements a row begins later than a sector.
@@ -37,22 +36,8 @@ struct WaitingOutputs {
   }
 };
 
-// A chunk of a row, from any element on.
-__device__ __forceinline__ void store_chunk(const WaitingOutputs& outputs, int row, int element, char* to) {
-  constexpr int kInWord = 4 / kElementBytes;
-  const int even = element & ~(kInWord - 1);
-  const auto word = [&](int i) { return *reinterpret_cast<const unsigned*>(outputs.at(row, even + i * kInWord)); };
-  unsigned words[4] = {word(0), word(1), word(2), word(3)};
-  if constexpr (kInWord == 2) {
-    const bool odd = element != even;
-    const unsigned last = word(odd ? 4 : 3);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = __funnelshift_r(words[i], i < 3 ? words[i + 1] : last, odd ? 16 : 0);
-  }
-  store_global<16>(to, words);
-}
-
-// Single elements of rows: those from `begin` to `end`, which visit(row, shift, begin, end) sets.
+// Single elements of rows: range(shift, i), of a row that begins `shift` elements later than a sector, for all i below
+// MOST. kTile: none.
 template <int MOST, class Range>
 __device__ __forceinline__ void store_some(const WaitingOutputs& outputs, char* rows, Index row_bytes, int channels,
                                            int lane, const Range& range) {
@@ -65,7 +50,7 @@ __device__ __forceinline__ void store_some(const WaitingOutputs& outputs, char* 
   }
 }
 
-// A tile of the piece; after it the next one.
+// Tile t of the piece, after the ones before it. Keeps what waits for the next one.
 __device__ __forceinline__ void store_sectors(const Element* tile, Element* waiting,
                                               const SelectiveScanForwardParams& p, const Piece& piece, int t,
                                               int lane) {
@@ -92,10 +77,14 @@ __device__ __forceinline__ void store_sectors(const Element* tile, Element* wait
 #pragma unroll 2
   for (int r = lane / kRowChunks; r < channels; r += kTogether, row += kTogether * row_bytes) {
     const int element = lane % kRowChunks * kChunkElements - into_sector(row);
-    if (element >= 0 || !begins) store_chunk(outputs, r, element, row + element * kElementBytes);
+    if (element < 0 && begins) continue;
+    constexpr int kInWord = 4 / kElementBytes;
+    const int even = element & ~(kInWord - 1);
+    store_chunk(row + element * kElementBytes, element != even,
+                [&](int i) { return *reinterpret_cast<const unsigned*>(outputs.at(r, even + i * kInWord)); });
   }
   __syncwarp();
-  constexpr int kWords = 32 / 4;  // of a sector
+  constexpr int kWords = kSectorElements * kElementBytes / 4;
 #pragma unroll
   for (int i = 0; i < kSequenceRows * kWords; i += 32) {
     const int index = i + lane;

@@ -165,6 +165,20 @@ __device__ __forceinline__ void copy_stage(const SelectiveScanProblem& p, const 
 
 // ---- outputs ----
 
+// Whole chunks of 16 bytes, from elements that need not begin with a word: word(i) is the i-th, counted from that of
+// the first element, which `odd` says is the word's second.
+constexpr int kChunkElements = 16 / kElementBytes;
+template <class Word>
+__device__ __forceinline__ void store_chunk(char* to, bool odd, const Word& word) {
+  unsigned words[4] = {word(0), word(1), word(2), word(3)};
+  if constexpr (kElementBytes == 2) {
+    const unsigned last = word(odd ? 4 : 3);  // where none is needed, perhaps none is there
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = __funnelshift_r(words[i], i < 3 ? words[i + 1] : last, odd ? 16 : 0);
+  }
+  store_global<16>(to, words);
+}
+
 // In words where both halves of one are there, whatever the alignment.
 __device__ __forceinline__ void store_rows(const Element* tile, const Rows& to, int lane) {
   constexpr int kWidth = 4 / kElementBytes;
