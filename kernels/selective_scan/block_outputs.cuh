@@ -46,54 +46,51 @@ __device__ __forceinline__ const Element* output_at(const Element* step, int cha
   return step + channel + channel / kWarpChannels * kToNextWarp;
 }
 
-__device__ __forceinline__ int elements_into_chunk(const char* element) {
-  return static_cast<int>(reinterpret_cast<unsigned long long>(element) / kElementBytes % kChunkElements);
+// Calls visit(steps) for each step that the thread takes part in, `places` threads to a step.
+template <class Visit>
+__device__ __forceinline__ void for_each_step(const BlockOutputs& outputs, int thread, int threads, int places,
+                                              Visit visit) {
+  BlockSteps at = outputs.begin;
+  at.go_on(thread / places, outputs.step_bytes);
+#pragma unroll 2
+  for (; at.step < outputs.steps; at.go_on(threads / places, outputs.step_bytes)) visit(at);
 }
 
 // Of rows that begin anywhere: the chunks that a step has whole.
 __device__ __forceinline__ void store_chunks(const BlockOutputs& outputs, int thread, int threads) {
   constexpr int kInWord = 4 / kElementBytes;
-  BlockSteps at = outputs.begin;
-  at.go_on(thread / kBlockChunks, outputs.step_bytes);
-#pragma unroll 2
-  for (; at.step < outputs.steps; at.go_on(threads / kBlockChunks, outputs.step_bytes)) {
-    const int shift = elements_into_chunk(at.row);
+  for_each_step(outputs, thread, threads, kBlockChunks, [&](const BlockSteps& at) {
+    const int shift = shift_of_row<kWindows>(at.row);
     const int channel = (thread % kBlockChunks + (shift > 0)) * kChunkElements - shift;
-    if (channel + kChunkElements > outputs.channels) continue;
-    const int in_warp = channel % kWarpChannels / kInWord * kInWord;
-    const Element* from = at.tile + channel / kWarpChannels * (kToNextWarp + kWarpChannels) + in_warp;
+    if (channel + kChunkElements > outputs.channels) return;
+    const int first = channel / kInWord * kInWord, in_warp = first % kWarpChannels;
+    const Element* from = output_at(at.tile, first);
     const auto word = [&](int i) {
       const int place = i * kInWord + (in_warp + i * kInWord >= kWarpChannels ? kToNextWarp : 0);
       return *reinterpret_cast<const unsigned*>(from + place);
     };
     store_chunk(at.row + channel * kElementBytes, channel % 2 != 0, word);
-  }
+  });
 }
 
 // Elements before and after these. They are less than two chunks, and one at most where channels fill whole chunks.
 __device__ __forceinline__ void store_ends(const BlockOutputs& outputs, int thread, int threads) {
   const int places = outputs.channels % kChunkElements == 0 ? kChunkElements : 2 * kChunkElements;
   const int place = thread & (places - 1);
-  BlockSteps at = outputs.begin;
-  at.go_on(thread / places, outputs.step_bytes);
-#pragma unroll 2
-  for (; at.step < outputs.steps; at.go_on(threads / places, outputs.step_bytes)) {
-    const int shift = elements_into_chunk(at.row);
+  for_each_step(outputs, thread, threads, places, [&](const BlockSteps& at) {
+    const int shift = shift_of_row<kWindows>(at.row);
     const int before = min((kChunkElements - shift) % kChunkElements, outputs.channels);
     const int whole = (outputs.channels - before) / kChunkElements * kChunkElements;
     const int channel = place < before ? place : place + whole;
     if (channel < outputs.channels)
       store_global<kElementBytes>(at.row + channel * kElementBytes, output_at(at.tile, channel));
-  }
+  });
 }
 
 // Of aligned rows.
 __device__ __forceinline__ void store_block_vectors(const BlockOutputs& outputs, int thread, int threads) {
   const int channel = thread % kBlockChunks * kChunkElements;
-  BlockSteps at = outputs.begin;
-  at.go_on(thread / kBlockChunks, outputs.step_bytes);
-#pragma unroll 2
-  for (; at.step < outputs.steps; at.go_on(threads / kBlockChunks, outputs.step_bytes)) {
+  for_each_step(outputs, thread, threads, kBlockChunks, [&](const BlockSteps& at) {
     const Element* from = output_at(at.tile, channel);
     char* to = at.row + channel * kElementBytes;
     if (channel + kChunkElements <= outputs.channels) {
@@ -102,7 +99,7 @@ __device__ __forceinline__ void store_block_vectors(const BlockOutputs& outputs,
       for (int k = 0; channel + k < outputs.channels; ++k)
         store_global<kElementBytes>(to + k * kElementBytes, from + k);
     }
-  }
+  });
 }
 
 // `own`: the warp's own outputs of the tile. All threads of the block call this, once all have written theirs.

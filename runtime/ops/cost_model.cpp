@@ -119,6 +119,25 @@ double served_clocks_per_step(const ForwardVariant& v) {
   return std::max(scanner, server);
 }
 
+// Bytes that would take as long as what memory does besides for a row of a tile of y whose ends are other warps'
+// sectors too: when one of them has written its part, memory reads the sector. Warps that have a scheduler each stay in
+// step for long enough; those of rows that are cut do not, above all where shares of adjacent rows do not begin alike.
+double written_in_parts(const ForwardVariant& v, Index rows, Index slots, Index sms) {
+  const bool in_turns = v.warps > 1;  // in relay.cu tiles of a row follow one another at once
+  if (v.y_access == Access::kWindows || (v.seq_contiguous && in_turns)) return 0;
+  const double warps = static_cast<double>(slots) / (4.0 * static_cast<double>(sms));  // of a scheduler
+  return (!v.cut ? 100 : slots < 2 * rows ? 450 : 300) * std::clamp(warps - 1, 0.0, 1.0);
+}
+
+// Of what memory could do: less by short rows of few states, which memory holds up most.
+double reached_of_memory(const ForwardVariant& v) {
+  constexpr int kShort = 64, kFew = 8;
+  if (v.abreast > 1) return 0.9;
+  if (v.kernel() != ScanKernel::kForward || v.dstate > kFew) return 0.8;
+  if (v.tile_columns() * element_size(v.dtype) > kShort) return 0.8;
+  return v.seq_contiguous ? 0.65 : 0.7;
+}
+
 }  // namespace
 
 double clocks_per_step(const ForwardVariant& v, int warps) {
@@ -190,25 +209,6 @@ double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, In
   };
   const double carries = in_waves(ceil_div(slots, sms), resident, carries_of);
   return clocks_uncut(v, slots, resident, steps, sms) + static_cast<double>(steps) * carries + 2 * kNextLaunch;
-}
-
-// Bytes that would take as long as what memory does besides for a row of a tile of y whose ends are other warps'
-// sectors too: when one of them has written its part, memory reads the sector. Warps that have a scheduler each stay in
-// step for long enough; those of rows that are cut do not, above all where shares of adjacent rows do not begin alike.
-static double written_in_parts(const ForwardVariant& v, Index rows, Index slots, Index sms) {
-  const bool in_turns = v.warps > 1;  // in relay.cu tiles of a row follow one another at once
-  if (v.y_access == Access::kWindows || (v.seq_contiguous && in_turns)) return 0;
-  const double warps = static_cast<double>(slots) / (4.0 * static_cast<double>(sms));  // of a scheduler
-  return (!v.cut ? 100 : slots < 2 * rows ? 450 : 300) * std::clamp(warps - 1, 0.0, 1.0);
-}
-
-// Of what memory could do: less by short rows of few states, which memory holds up most.
-static double reached_of_memory(const ForwardVariant& v) {
-  constexpr int kShort = 64, kFew = 8;
-  if (v.abreast > 1) return 0.9;
-  if (v.kernel() != ScanKernel::kForward || v.dstate > kFew) return 0.8;
-  if (v.tile_columns() * element_size(v.dtype) > kShort) return 0.8;
-  return v.seq_contiguous ? 0.65 : 0.7;
 }
 
 double clocks_of_memory(const ForwardVariant& v, bool fills_sectors, Index rows, Index slots, Index seqlen,

@@ -387,9 +387,10 @@ void consider_rows(const SelectiveScanProblem& problem, const driver::DeviceRepo
   v.cut = true;
   const Index tiles_per_row = ceil_div<Index>(problem.seqlen, v.tile);
   for (int warps = resident; warps >= 1; --warps) {
-    c.slots = std::min<Index>(schedulers * warps, c.rows * tiles_per_row / 2);
-    if (v.abreast > 1)  // of every row the same shares
-      c.slots = c.rows * std::min(schedulers * warps / rows_with_room(problem, v), tiles_per_row / 2);
+    const Index wanted = schedulers * warps;
+    c.slots = v.abreast == 1
+                  ? std::min<Index>(wanted, c.rows * tiles_per_row / 2)
+                  : c.rows * std::min<Index>(wanted / rows_with_room(problem, v), tiles_per_row / 2);  // shares alike
     if (c.slots <= c.rows) break;
     consider();
   }

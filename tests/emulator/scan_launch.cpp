@@ -1,7 +1,6 @@
 #include "scan_launch.h"
 
 #include <stdexcept>
-#include <tuple>
 
 #include "ops/plan.h"
 #include "ops/tuning.h"
