@@ -22,14 +22,16 @@
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
 //   MS_WARPS             of a block: 1, but in relay.cu those that take turns on a row
 //   MS_SERVED            1: served.cu, where a warp scans and another one moves tiles for it
-//   MS_ABREAST           adjacent rows of a block, which go through their tiles in step: 1, but in forward.cu also 2 or
-//   4 MS_MIN_BLOCKS        per multiprocessor: caps the registers MS_TILE              steps copied at a time MS_STAGES
-//   tiles in shared memory: the one being computed and those on their way MS_UNROLL            steps computed together,
-//   a divisor of MS_TILE MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent
-//   channels MS_{U,DELTA,Z,Y}_ACCESS     how that tensor's tiles are moved: enum Access. y in windows:
-//   sector_outputs.cuh MS_{B,C}_ORDER       0 adjacent states, 1 adjacent steps, 2 anything else, 3 constant in time:
-//   (dim, dstate) fp32 MS_{B,C}_ACCESS      of orders 0 and 1 MS_REVERSE           1: adjacent steps run in memory
-//   against the order of scanning. A reversed scan is planned as a
+//   MS_ABREAST           adjacent rows of a block that go through their tiles in step: 1, but in forward.cu also 2 or 4
+//   MS_MIN_BLOCKS        per multiprocessor: caps the registers
+//   MS_TILE              steps copied at a time
+//   MS_STAGES            tiles in shared memory: the one being computed and those on their way
+//   MS_UNROLL            steps computed together, a divisor of MS_TILE
+//   MS_SEQ_CONTIGUOUS    1: y and most inputs have adjacent steps adjacent in memory, 0: adjacent channels
+//   MS_{U,DELTA,Z,Y}_ACCESS     how that tensor's tiles are moved: enum Access. y in windows: sector_outputs.cuh
+//   MS_{B,C}_ORDER       0 adjacent states, 1 adjacent steps, 2 anything else, 3 constant in time: (dim, dstate) fp32
+//   MS_{B,C}_ACCESS      of orders 0 and 1
+//   MS_REVERSE           1: adjacent steps run in memory against the order of scanning. A reversed scan is planned as a
 //                        scan with negative strides from the last step on, which is all where no steps are adjacent
 //   MS_SOFTPLUS MS_HAS_BIAS MS_HAS_D MS_HAS_Z MS_HAS_INITIAL MS_HAS_FINAL
 //   MS_CUT               1: slots may begin inside a row (forward_params.h)

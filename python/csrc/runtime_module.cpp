@@ -67,7 +67,7 @@ PYBIND11_MODULE(_runtime, module) {
       "tune",
       [](std::int64_t batch, std::int64_t seqlen, std::int64_t dim, std::int64_t dstate, std::int64_t groups,
          const std::string& dtype, const std::string& layout, const std::vector<std::string>& scan_options,
-         bool thorough, int device) {
+         bool thorough, int candidates, int device) {
         ops::TuneOptions options;
         options.batch = batch;
         options.seqlen = seqlen;
@@ -78,12 +78,13 @@ PYBIND11_MODULE(_runtime, module) {
         options.layout = layout;
         options.options = scan_options;
         options.thorough = thorough;
+        options.candidates = candidates;
         options.device = device;
         return ops::tune_json(options);
       },
       py::arg("batch"), py::arg("seqlen"), py::arg("dim"), py::arg("dstate"), py::arg("groups"), py::arg("dtype"),
-      py::arg("layout"), py::arg("options"), py::arg("thorough"), py::arg("device"), ReleaseGil(),
-      "JSON: the plans timed for one scan, and the one that is kept for scans like it.");
+      py::arg("layout"), py::arg("options"), py::arg("thorough"), py::arg("candidates"), py::arg("device"),
+      ReleaseGil(), "JSON: the plans timed for one scan, and the one that is kept for scans like it.");
   module.def("cpu_instruction_set", &cpu::instruction_set, "What the CPU backend uses, e.g. AVX2.");
   module.def("cpu_threads", &cpu::default_threads, "How many threads a scan on the CPU uses.");
   module.def(

@@ -56,6 +56,7 @@ def tune(
     layout: str = "bld",
     options: Iterable[str] = (),
     thorough: bool = False,
+    candidates: int = 6,
     device: int = 0,
 ) -> dict[str, Any]:
     """Time the plans for one scan on a GPU; keep the fastest, beside the kernel cache, for scans like it.
@@ -71,6 +72,8 @@ def tune(
         ``"final_state"``, ``"reverse"``.
     thorough : bool
         Go on with plans that differ from the fastest in one detail, until none is faster.
+    candidates : int
+        How many of the plans are timed: those that the model of the device thinks fastest.
     device : int
         Number of the GPU.
 
@@ -79,9 +82,10 @@ def tune(
     RuntimeFailure
         There is no such GPU.
     ValueError
-        There is no such scan.
+        There is no such scan, or no candidate.
     """
-    return json.loads(_runtime.tune(batch, seqlen, dim, dstate, groups, dtype, layout, list(options), thorough, device))
+    sizes = (batch, seqlen, dim, dstate, groups)
+    return json.loads(_runtime.tune(*sizes, dtype, layout, list(options), thorough, candidates, device))
 
 
 def self_test(

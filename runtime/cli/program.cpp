@@ -101,6 +101,8 @@ class CommandLine {
         ->delimiter(',')
         ->check(CLI::IsMember(ops::kTuneOptionNames));
     command->add_flag("--thorough", tune_.thorough, "Go on with what differs from the fastest plan in one detail");
+    command->add_option("--candidates", tune_.candidates, "Plans timed, the ones that the model thinks fastest")
+        ->capture_default_str();
     command->add_option("--device", tune_.device)->capture_default_str();
     command->callback([this] { code_ = tune(tune_, json_); });
   }

@@ -108,13 +108,15 @@ double served_clocks_per_step(const ForwardVariant& v) {
   double instructions = of_states(v) + 4.9 * shared_by_lanes(v) + v.channels * shifted(v);
   if (shares_inputs) instructions -= 4 * v.channels;
   if (v.softplus && !shares_inputs) instructions += 14 * v.channels;
-  if (v.has_z) instructions += shares_inputs ? 10 * owned(v) : 4 * v.channels;
+  if (v.has_z) instructions += shares_inputs ? 17 * owned(v) : 4 * v.channels;
   // Of more states than these the steps computed together are more instructions than stay close to the scheduler.
   constexpr int kClose = 8;
   const double scanner = (v.states * v.channels > kClose ? 2.05 : 1.85) * instructions;
-  constexpr double kMade = 430, kMoved = 7, kFew = 9.4, kMovedOfMany = 2.5;
+  constexpr double kMade = 430, kFew = 9.4;
+  const bool is_fp32 = v.dtype == DType::kFloat32;
+  const double moved = !shares_inputs ? 7 : is_fp32 ? 5 : 1.5, of_many = shares_inputs && !is_fp32 ? 1.5 : 2.5;
   const double moves = moving(v);
-  double server = kMade / v.tile + kMoved * std::min(moves, kFew) + kMovedOfMany * std::max(0.0, moves - kFew);
+  double server = kMade / v.tile + moved * std::min(moves, kFew) + of_many * std::max(0.0, moves - kFew);
   if (shares_inputs) server += v.warp_channels() / 32.0 * (v.softplus ? 69 : 10);
   return std::max(scanner, server);
 }
@@ -149,8 +151,10 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   double exponentials = 8 * states;
   if (v.softplus) exponentials += 8 * owned(v);
   if (v.has_z) exponentials += 12 * owned(v);
-  // Warps that go abreast wait for one another twice a tile.
-  const double waits = v.abreast == 1 ? 1 : v.y_access == Access::kVectors ? 1.08 : 1.12;
+  // Warps that go abreast wait for one another twice a tile. Where one alone would write less than a sector at once,
+  // they gain more by writing whole ones.
+  const bool is_narrow = !v.seq_contiguous && v.tile_columns() * element_size(v.dtype) < kSectorBytes;
+  const double waits = v.abreast == 1 ? 1 : is_narrow && !v.has_z ? 0.97 : v.y_access == Access::kVectors ? 1.08 : 1.12;
   return waits * together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
 }
 
@@ -185,22 +189,27 @@ double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, I
 double clocks_served(const ForwardVariant& v, Index rows, Index seqlen, Index sms) {
   constexpr double kOfTwo = 1.7;     // blocks at once, in the time of one
   constexpr double kWithMore = 1.1;  // where other kernels have enough warps too, and take less than the model says
+  const Index enough = v.shares_inputs() ? 6 : 2;  // blocks; lanes that evaluate inputs themselves keep up sooner
   const auto of = [&](Index blocks) { return blocks < 2 ? static_cast<double>(blocks) : kOfTwo; };
   const Index blocks = ceil_div(ceil_div(rows, Index{v.scan_slots()}), sms);
-  const double rounds = in_waves(blocks, v.min_blocks, of) * (blocks > 2 ? kWithMore : 1);
+  const double rounds = in_waves(blocks, v.min_blocks, of) * (blocks > enough ? kWithMore : 1);
   return rounds * static_cast<double>(seqlen) * served_clocks_per_step(v) + kStart;
 }
 
-// The state comes round to a warp long before its next turn, so that handing on costs nothing besides.
+// The state comes round to a warp long before its next turn, so that handing on costs nothing besides. A block starts
+// anew with its first tile; others that run meanwhile hide some of that.
 double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
-  constexpr double kOfState = 9.2, kOfTurn = 66, kIdle = 2.8, kOnce = 9400;
+  constexpr double kOfState = 9.2, kOfTurn = 66, kIdle = 2.4, kOnce = 10000;
+  const double next_blocks = resident == 1 ? 3100 : 1400;
   const double states = static_cast<double>(v.channels) * v.states;
   const double turn = v.tile * (kOfState * states + 0.55 * besides_states(v)) + kOfTurn;
   const auto round = [&](Index blocks) {  // in which every warp has a turn
     return blocks == 0 ? 0.0 : (static_cast<double>(blocks) * v.warps / 4 + kIdle) * turn;
   };
   const double rounds = static_cast<double>(ceil_div(ceil_div(seqlen, v.tile), v.warps));
-  return kOnce + rounds * in_waves(ceil_div(rows, sms), resident, round);
+  const Index blocks = ceil_div(rows, sms);
+  const double starts = kOnce + next_blocks * static_cast<double>(ceil_div(blocks, resident) - 1);
+  return starts + rounds * in_waves(blocks, resident, round);
 }
 
 double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, Index steps, Index sms) {

@@ -71,6 +71,13 @@ Index busy_schedulers(const ForwardVariant& v, const driver::DeviceReport& devic
   return Index{std::max(device.sm_count, 1)} * std::min(4, blocks_per_sm(v, device));
 }
 
+// Where shared memory holds fewer warps than registers do, a warp may have more of these.
+std::int16_t blocks_in_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
+  constexpr int kFewest = 8;                                     // which have all registers
+  const int blocks = ceil_div(blocks_per_sm(v, device), 4) * 4;  // as many for every scheduler
+  return static_cast<std::int16_t>(std::min<int>(v.min_blocks, std::max(blocks, kFewest)));
+}
+
 struct Candidate {
   ForwardVariant variant;
   Index rows = 0;
@@ -112,7 +119,9 @@ int padded_states(const ForwardVariant& v, int lanes) {
 // are adjacent, u and delta of all of them are in registers besides.
 std::int16_t unroll_for(const ForwardVariant& v) {
   const bool reads_many_words = v.seq_contiguous && v.dtype == DType::kFloat32;
-  const int steps = v.is_complex || v.channels * v.states > (reads_many_words ? 8 : 16) ? 4 : 8;
+  int steps = v.is_complex || v.channels * v.states > (reads_many_words ? 8 : 16) ? 4 : 8;
+  constexpr int kFew = 8, kWithRegisters = 16;
+  if (v.channels * v.states <= kFew && v.min_blocks <= kWithRegisters && !v.is_complex) steps = 16;
   return static_cast<std::int16_t>(std::min<int>(steps, v.tile));
 }
 
@@ -403,6 +412,7 @@ void consider_tile(const SelectiveScanProblem& problem, const driver::DeviceRepo
   c.variant = shape;
   ForwardVariant& v = c.variant;
   const PlanChoice wanted = best.details(ScanKernel::kForward);
+  if (wanted.min_blocks == 0) v.min_blocks = blocks_in_shared_memory(v, device);
   v.unroll = wanted.unroll > 0 ? std::min(wanted.unroll, v.tile) : unroll_for(v);
   const int blocks = blocks_per_sm(v, device);
   if (v.channels > 1 && blocks < 4) return;  // fewer channels take less shared memory
@@ -583,7 +593,7 @@ void consider_served_shape(const SelectiveScanProblem& problem, const driver::De
   const PlanChoice wanted = best.details(ScanKernel::kServed);
   const Index sms = std::max(device.sm_count, 1);
   constexpr int kFew = 4;
-  const bool is_measured = shape.channels == 1 && (shape.lanes == 1 || shape.states > kFew);
+  const bool is_measured = shape.channels == 1 && (shape.lanes == 1 || shape.states >= kFew);
   if (!is_measured && (wanted.lanes != shape.lanes || wanted.channels != shape.channels)) return;
   for (const int blocks : {1, 2}) {
     Candidate c;
@@ -766,7 +776,7 @@ ForwardVariant carry_variant(ForwardVariant v) {
   v.has_d = v.has_z = v.has_initial = v.has_final = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);
-  v.unroll = std::min<std::int16_t>(8, v.tile);
+  v.unroll = std::min<std::int16_t>(16, v.tile);
   v.stages = v.carry_stages;
   return v;
 }
@@ -1041,9 +1051,10 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
     const PlanChoice simple = without_details(*choice);
     return plan_forward(as_stored, device, &simple, preparation);
   }
-  // What so many lanes of a channel read from shared memory, which the model does not count, is left to this: 19
-  // scans on an H200 took 0.9 to 1.6 times as long in fewer slices as by the model, 1.3 on average.
-  constexpr double kOfManyLanes = 1.3;
+  // What so many lanes of a channel read from shared memory, which the model does not count, is left to these. Of 15
+  // scans on an H100 it takes fewer slices for that much too fast: 1.1 times on average where rows are whole (0.8 to
+  // 1.3), 1.3 times where they are cut (1.1 to 1.7).
+  constexpr double kOfManyLanes = 1.1, kOfManyLanesCut = 1.4;
   const SelectiveScanProblem whole = in_scan_order(as_stored);
   Index slices = usual_slices(whole);
   if (choice != nullptr && choice->slices > 0) {
@@ -1054,7 +1065,8 @@ ForwardPlan plan_forward(const SelectiveScanProblem& as_stored, const driver::De
   while (slices > fewest_slices(whole)) {
     slices = fewer_slices(slices);
     const ForwardPlan plan = plan_slices(whole, device, slices, choice, preparation);
-    const bool is_faster = kOfManyLanes * plan.clocks_of_slices() < best.clocks_of_slices();
+    const double factor = plan.variant.cut ? kOfManyLanesCut : kOfManyLanes;
+    const bool is_faster = factor * plan.clocks_of_slices() < best.clocks_of_slices();
     if (is_faster && fits_shared_with_carries(plan.variant, device)) best = plan;
   }
   return best;

@@ -53,6 +53,19 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, c
   EXPECT_GT(of_group, v.abreast / 2) << "more room than rows";
 }
 
+// As many as shared memory has room for get the registers of those that it has not.
+TEST(AbreastPlan, LeavesNoRegistersToWarpsThatSharedMemoryHasNoRoomFor) {
+  const auto device = device_with(132);
+  const ForwardVariant v =
+      plan_forward(with_longer_rows(problem_of(2, 70000, 366, 8, DType::kFloat16, false)), device).variant;
+  ASSERT_EQ(v.kernel(), ScanKernel::kForward);
+  EXPECT_LT(static_cast<int>(device.shared_per_sm / v.shared_bytes()), 20);
+  EXPECT_EQ(v.min_blocks, 16);
+  EXPECT_EQ(v.unroll, 16);
+  const PlanChoice two_lanes{.lanes = 2};
+  EXPECT_EQ(plan_forward(problem_of(8, 2048, 5120, 16), device, &two_lanes).variant.min_blocks, 20) << "there is room";
+}
+
 TEST(AbreastPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
   std::mt19937 random(20261126);
   for (int sm_count : {8, 16, 36, 82, 128, 132}) {

@@ -254,7 +254,7 @@ TEST(Plan, ScansFewAndShortSequencesInFewerSlices) {
   const auto slices_of = [](SelectiveScanProblem p) { return plan_forward(p, device_with(132)).slices; };
   EXPECT_EQ(slices_of(problem_of(1, 1024, 256, 128)), 1);
   EXPECT_EQ(slices_of(problem_of(8, 2048, 2048, 128)), 2);
-  EXPECT_EQ(slices_of(problem_of(1, 1024, 256, 129)), 2);
+  EXPECT_EQ(slices_of(problem_of(1, 1024, 256, 200)), 2);
   EXPECT_EQ(slices_of(problem_of(1, 256, 256, 500)), 4);
   SelectiveScanProblem invariant = problem_of(1, 1024, 256, 128);
   invariant.chunk_invariant = true;

@@ -91,6 +91,13 @@ TEST(RelayPlan, TakesShortSequencesOnEveryDeviceThatTheyDoNotFill) {
   EXPECT_FALSE(takes_turns(problem_of(8, 1024, 2048), device_with(8, 86)));
 }
 
+// A block that is alone on its multiprocessor starts when the one before it has ended.
+TEST(RelayPlan, HasSmallBlocksAtOnceWhereRowsAreMoreThanMultiprocessors) {
+  const ForwardVariant v = plan_forward(problem_of(1, 512, 1536, 16, DType::kFloat16, true), device_with(132)).variant;
+  EXPECT_GE(v.min_blocks, 2);
+  EXPECT_GE(v.min_blocks * v.warps, 16) << "fewer would leave schedulers idle";
+}
+
 // Not even where it is asked for.
 TEST(RelayPlan, LeavesWhatTheKernelDoesNotServe) {
   const auto device = device_with(132);

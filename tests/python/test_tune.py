@@ -21,8 +21,8 @@ def timed(monkeypatch):
     """What would be timed, on a machine without a GPU."""
     calls = []
 
-    def tune(*sizes, dtype, layout, options, thorough, device):
-        calls.append((*sizes, dtype, layout, " ".join(options), thorough, device))
+    def tune(*sizes, dtype, layout, options, thorough, candidates, device):
+        calls.append((*sizes, dtype, layout, " ".join(options), thorough, candidates, device))
         warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "warps": 1, "slices": 1, "served": False}
         warps["abreast"] = 1
         turns = {"tile": 32, "unroll": 0, "stages": 3, "min_blocks": 2, "warps": 8, "slices": 2, "served": False}
@@ -44,7 +44,7 @@ def timed(monkeypatch):
 def test_every_scan_named_is_timed_once(timed, capsys):
     status, output = run(capsys, "mamba-130m", "--shape", "2,100,64,8,4", "--full", "--dtype", "bfloat16")
     assert status == 0
-    assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", "z D delta_bias delta_softplus", False, 0)
+    assert timed[0] == (2, 100, 64, 8, 4, "bfloat16", "bld", "z D delta_bias delta_softplus", False, 6, 0)
     assert len(timed) == len(set(timed)) == 6
     assert "*  4 lanes, 2 channels, cut in time" in output.out
     assert " 16 lanes, 1 channels, turns of 8 warps  tile 32, 3 stages, 2 blocks, 2 slices" in output.out
@@ -68,9 +68,11 @@ def test_constant_projections_are_refused(timed, capsys, monkeypatch):
 
 
 def test_as_json(timed, capsys):
-    status, output = run(capsys, "--shape", "1,100,64", "--layout", "bdl", "--device", "1", "--thorough", "--json")
+    status, output = run(
+        capsys, "--shape", "1,100,64", "--layout", "bdl", "--device", "1", "--candidates", "9", "--thorough", "--json"
+    )
     assert status == 0
-    assert timed == [(1, 100, 64, 16, 1, "float16", "bdl", "", True, 1)]
+    assert timed == [(1, 100, 64, 16, 1, "float16", "bdl", "", True, 9, 1)]
     assert json.loads(output.out)[0]["chosen"] == 1
 
 
@@ -87,6 +89,12 @@ def test_tune_refuses(timed, capsys, arguments, sentence):
     assert status == 1
     assert sentence in output.err
     assert timed == []
+
+
+def test_no_candidate_is_refused(capsys):
+    status, output = run(capsys, "--shape", "1,100,64", "--candidates", "0")
+    assert status == 1
+    assert "candidates: got 0, needed at least 1" in output.err
 
 
 def test_tune_without_a_gpu_says_so(capsys):

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layout", choices=LAYOUTS, help="default: the preset's")
     add("--full", action="store_true", help="with z, D, delta_bias and softplus")
     add("--thorough", action="store_true", help="go on with what differs from the fastest plan in one detail")
+    add("--candidates", type=int, default=6, help="plans timed, those that the model thinks fastest (default: 6)")
     add("--device", type=int, default=0, help="number of the GPU (default: 0)")
     add("--json", action="store_true")
 
@@ -65,8 +66,15 @@ def run(options: argparse.Namespace) -> int:
     reports = []
     for case in _cases_of(options):
         sizes = (case.batch, case.seqlen, case.dim, case.dstate, case.groups)
-        how = {"options": _options_of(case), "thorough": options.thorough, "device": options.device}
-        report = control.tune(*sizes, dtype=case.dtype, layout=case.layout, **how)
+        report = control.tune(
+            *sizes,
+            dtype=case.dtype,
+            layout=case.layout,
+            options=_options_of(case),
+            thorough=options.thorough,
+            candidates=options.candidates,
+            device=options.device,
+        )
         reports.append(report)
         if options.json:
             continue
