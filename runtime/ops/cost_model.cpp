@@ -102,6 +102,9 @@ double of_states(const ForwardVariant& v) {
 
 constexpr double kOfTile = 225;  // waiting for its copies, its begin and end
 
+// Of served.cu: tiles of 16 bits, twice as many steps as those of fp32, of channels that lanes share.
+bool has_long_shared_tiles(const ForwardVariant& v) { return v.shares_inputs() && v.dtype != DType::kFloat32; }
+
 // Of a warp that has a scheduler to itself, but for the one that serves it; that one keeps up unless it moves much.
 double served_clocks_per_step(const ForwardVariant& v) {
   const bool shares_inputs = v.shares_inputs();  // which the other warp evaluates
@@ -112,11 +115,14 @@ double served_clocks_per_step(const ForwardVariant& v) {
   // Of more states than these the steps computed together are more instructions than stay close to the scheduler.
   constexpr int kClose = 8;
   const double scanner = (v.states * v.channels > kClose ? 2.05 : 1.85) * instructions;
-  constexpr double kMade = 430, kFew = 9.4;
-  const bool is_fp32 = v.dtype == DType::kFloat32;
-  const double moved = !shares_inputs ? 7 : is_fp32 ? 5 : 1.5, of_many = shares_inputs && !is_fp32 ? 1.5 : 2.5;
+  constexpr double kMade = 430, kMoved = 7, kFew = 9.4, kMovedOfMany = 2.5, kMovedOfLongTiles = 1.5;
   const double moves = moving(v);
-  double server = kMade / v.tile + moved * std::min(moves, kFew) + of_many * std::max(0.0, moves - kFew);
+  double server = kMade / v.tile;
+  if (has_long_shared_tiles(v)) {
+    server += kMovedOfLongTiles * moves;
+  } else {
+    server += kMoved * std::min(moves, kFew) + kMovedOfMany * std::max(0.0, moves - kFew);
+  }
   if (shares_inputs) server += v.warp_channels() / 32.0 * (v.softplus ? 69 : 10);
   return std::max(scanner, server);
 }
@@ -151,9 +157,9 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   double exponentials = 8 * states;
   if (v.softplus) exponentials += 8 * owned(v);
   if (v.has_z) exponentials += 12 * owned(v);
-  // Warps that go abreast wait for one another twice a tile. Where one alone would write less than a sector at once,
-  // they gain more by writing whole ones.
-  const bool is_narrow = !v.seq_contiguous && v.tile_columns() * element_size(v.dtype) < kSectorBytes;
+  // Warps that go abreast wait for one another twice a tile. Those of shares of rows gain more where one alone would
+  // write less than a sector at once.
+  const bool is_narrow = v.cut && !v.seq_contiguous && v.tile_columns() * element_size(v.dtype) < kSectorBytes;
   const double waits = v.abreast == 1 ? 1 : is_narrow && !v.has_z ? 0.97 : v.y_access == Access::kVectors ? 1.08 : 1.12;
   return waits * together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
 }
@@ -189,7 +195,7 @@ double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, I
 double clocks_served(const ForwardVariant& v, Index rows, Index seqlen, Index sms) {
   constexpr double kOfTwo = 1.7;     // blocks at once, in the time of one
   constexpr double kWithMore = 1.1;  // where other kernels have enough warps too, and take less than the model says
-  const Index enough = v.shares_inputs() ? 6 : 2;  // blocks; lanes that evaluate inputs themselves keep up sooner
+  const Index enough = has_long_shared_tiles(v) ? 6 : 2;  // blocks
   const auto of = [&](Index blocks) { return blocks < 2 ? static_cast<double>(blocks) : kOfTwo; };
   const Index blocks = ceil_div(ceil_div(rows, Index{v.scan_slots()}), sms);
   const double rounds = in_waves(blocks, v.min_blocks, of) * (blocks > enough ? kWithMore : 1);
@@ -202,7 +208,9 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
   constexpr double kOfState = 9.2, kOfTurn = 66, kIdle = 2.4, kOnce = 10000;
   const double next_blocks = resident == 1 ? 3100 : 1400;
   const double states = static_cast<double>(v.channels) * v.states;
-  const double turn = v.tile * (kOfState * states + 0.55 * besides_states(v)) + kOfTurn;
+  // Measured; what holds them up is not known.
+  const bool is_slow = v.seq_contiguous && v.dtype == DType::kFloat32 && v.tile >= 8 && v.states > 1;
+  const double turn = (is_slow ? 1.2 : 1) * (v.tile * (kOfState * states + 0.55 * besides_states(v)) + kOfTurn);
   const auto round = [&](Index blocks) {  // in which every warp has a turn
     return blocks == 0 ? 0.0 : (static_cast<double>(blocks) * v.warps / 4 + kIdle) * turn;
   };
