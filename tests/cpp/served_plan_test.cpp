@@ -68,7 +68,10 @@ TEST(ServedPlan, TakesAboutAsManyRowsAsThereAreSchedulers) {
     EXPECT_TRUE(taken(4, 2048, 2048, 16)) << "two lanes of a channel";
     EXPECT_TRUE(taken(1, 256, 2560, 16)) << "four lanes of a channel";
     EXPECT_FALSE(taken(64, 2048, 1536, 16)) << "there are enough warps without";
+    EXPECT_TRUE(taken(8, 2048, 5120, 16)) << "five blocks of two lanes for each multiprocessor";
     EXPECT_FALSE(taken(16, 2048, 5120, 16)) << "there are enough warps without";
+    EXPECT_FALSE(plan_forward(problem_of(8, 2048, 5120, 16, DType::kFloat32, seq_last), device).variant.served)
+        << "tiles are half as long";
     EXPECT_FALSE(taken(1, 131072, 2048, 16)) << "more shares of a sequence are faster";
     EXPECT_FALSE(taken(1, 1024, 2048, 16)) << "turns are faster";
     EXPECT_FALSE(taken(8, 2048, 2048, 64)) << "too much to expand";
