@@ -88,7 +88,7 @@ double shared_by_lanes(const ForwardVariant& v) { return v.channels * (1 - 1.0 /
 // All but what states take.
 double besides_states(const ForwardVariant& v) {
   double step = 4.9 * shared_by_lanes(v) + v.channels * shifted(v);
-  if (v.softplus) step += 14 * owned(v) + 7 * shared_by_lanes(v);
+  if (v.softplus) step += 14 * owned(v) + (v.shares_inputs() ? 0 : 7 * shared_by_lanes(v));
   if (v.has_z) step += 4 * owned(v);
   return step + moving(v);
 }
