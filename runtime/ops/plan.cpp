@@ -115,8 +115,9 @@ int padded_states(const ForwardVariant& v, int lanes) {
   return !v.is_complex && states >= kMany && states % 2 == 1 ? states + 1 : states;
 }
 
-// As many as the compiler can keep in registers, so that the waits of many steps for shared memory overlap. Where steps
-// are adjacent, u and delta of all of them are in registers besides.
+// As many as the compiler can keep in registers, so that the waits of many steps for shared memory overlap: most of few
+// states, where warps are few enough to have many registers. Where steps are adjacent, u and delta of all of them are
+// in registers besides.
 std::int16_t unroll_for(const ForwardVariant& v) {
   const bool reads_many_words = v.seq_contiguous && v.dtype == DType::kFloat32;
   int steps = v.is_complex || v.channels * v.states > (reads_many_words ? 8 : 16) ? 4 : 8;
@@ -586,8 +587,9 @@ bool set_served_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
   }
 }
 
-// Rows of this shape, a scheduler having one warp that scans, or two. Of few states two are no faster than forward.cu,
-// and with few in lanes that share a channel, or two channels of a lane, nobody has measured any: for tuning only.
+// Rows of this shape, a scheduler having one warp that scans, or two. Of few states two are no faster than forward.cu.
+// With fewer than these in lanes that share a channel, or two channels of a lane, none was the fastest: for tuning
+// only.
 void consider_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                            const ForwardVariant& shape, Best& best) {
   const PlanChoice wanted = best.details(ScanKernel::kServed);
