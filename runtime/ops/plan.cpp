@@ -588,8 +588,7 @@ bool set_served_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
 }
 
 // Rows of this shape, a scheduler having one warp that scans, or two. Of few states two are no faster than forward.cu.
-// With fewer than these in lanes that share a channel, or two channels of a lane, none was the fastest: for tuning
-// only.
+// Fewer than these in lanes that share a channel, or two channels of a lane, gain nothing either: for tuning only.
 void consider_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                            const ForwardVariant& shape, Best& best) {
   const PlanChoice wanted = best.details(ScanKernel::kServed);
