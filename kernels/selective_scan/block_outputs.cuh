@@ -19,8 +19,8 @@ constexpr bool kStoresAbreast =
     kAbreast > 1 && !kSeqContiguous && kWarpChannels * kElementBytes >= 16 &&
     (MS_Y_ACCESS == kWords || (MS_Y_ACCESS == kVectors && SequenceChunks<kVectors>::kByPointer));
 
-constexpr int kBlockChunks = kAbreast * kWarpChannels / kChunkElements;  // of a step
-static_assert(!kStoresAbreast || (32 % kBlockChunks == 0), "a thread's chunks are in the same column");
+constexpr int kBlockChunks = kStoresAbreast ? kAbreast * kWarpChannels / kChunkElements : 1;  // of a step
+static_assert(32 % kBlockChunks == 0, "a thread's chunks are in the same column");
 
 // Steps of a tile that a thread takes part in: where they are in the first warp's shared memory, and in memory.
 struct BlockSteps {

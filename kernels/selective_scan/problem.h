@@ -18,6 +18,9 @@ using Index = long long;  // every element offset is 64 bits: 1638400 x 2048 ele
 // was asked for, is told by asking for whole chunks.
 constexpr int kLargestChunk = 16;
 
+// What memory reads and writes at once.
+constexpr int kSectorBytes = 32;
+
 enum class DType : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 // u, delta, z, y: logically (batch, seqlen, dim), laid out in memory in any order. Strides count elements.

@@ -84,7 +84,7 @@ __device__ __forceinline__ void store_sectors(const Element* tile, Element* wait
                 [&](int i) { return *reinterpret_cast<const unsigned*>(outputs.at(r, even + i * kInWord)); });
   }
   __syncwarp();
-  constexpr int kWords = kSectorElements * kElementBytes / 4;
+  constexpr int kWords = kSectorBytes / 4;
 #pragma unroll
   for (int i = 0; i < kSequenceRows * kWords; i += 32) {
     const int index = i + lane;

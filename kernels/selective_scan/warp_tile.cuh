@@ -94,8 +94,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 // of 16-bit elements, in windows: the aligned chunks of 16 bytes that a row lies in, one more than it would fill.
 enum Access { kElementwise, kWords, kVectors, kWindows };
 
-// What memory writes at once.
-constexpr int kSectorElements = 32 / kElementBytes;
+constexpr int kSectorElements = kSectorBytes / kElementBytes;
 
 // Rows that are moved in words or windows need not begin with one. In shared memory they begin as many elements later
 // as in global memory, less than this many: they are shifted.

@@ -137,6 +137,15 @@ double written_in_parts(const ForwardVariant& v, Index rows, Index slots, Index 
   return (!v.cut ? 100 : slots < 2 * rows ? 450 : 300) * std::clamp(warps - 1, 0.0, 1.0);
 }
 
+// As a factor of all else. Warps that go abreast wait for one another twice a tile; those of shares of rows gain more
+// where one alone would write less than a sector at once.
+double waiting_abreast(const ForwardVariant& v) {
+  if (v.abreast == 1) return 1;
+  const bool is_narrow = v.cut && !v.seq_contiguous && v.tile_columns() * element_size(v.dtype) < kSectorBytes;
+  if (is_narrow && !v.has_z) return 0.97;
+  return v.y_access == Access::kVectors ? 1.08 : 1.12;
+}
+
 // Of what memory could do: less by short rows of few states, which memory holds up most.
 double reached_of_memory(const ForwardVariant& v) {
   constexpr int kShort = 64, kFew = 8;
@@ -157,11 +166,7 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   double exponentials = 8 * states;
   if (v.softplus) exponentials += 8 * owned(v);
   if (v.has_z) exponentials += 12 * owned(v);
-  // Warps that go abreast wait for one another twice a tile. Those of shares of rows gain more where one alone would
-  // write less than a sector at once.
-  const bool is_narrow = v.cut && !v.seq_contiguous && v.tile_columns() * element_size(v.dtype) < kSectorBytes;
-  const double waits = v.abreast == 1 ? 1 : is_narrow && !v.has_z ? 0.97 : v.y_access == Access::kVectors ? 1.08 : 1.12;
-  return waits * together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
+  return waiting_abreast(v) * together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
 }
 
 double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {

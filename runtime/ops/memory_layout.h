@@ -28,10 +28,7 @@ int copy_width(int columns, DType dtype);
 // Of tiles whose rows are `columns` elements along the contiguous axis.
 Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
 
-// What memory reads and writes at once.
-constexpr int kSectorBytes = 32;
-
-// Are these rows whole sectors?
+// Are these rows whole sectors of memory?
 bool fills_sectors(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
 
 struct ProjectionLayout {

@@ -13,17 +13,10 @@
 namespace mamba_scan::ops {
 namespace {
 
+using test::full;
+using test::h100_report;
 using test::memory;
 using test::problem_of;
-
-// With the memory of an H100, of which the multiprocessors have their share.
-driver::DeviceReport device_with(int sm_count, int capability = 90) {
-  driver::DeviceReport device = test::report_of(capability, sm_count);
-  device.clock_khz = 1980000;
-  device.memory_clock_khz = 2619000 / 132 * sm_count;
-  device.memory_bus_bits = 5120;
-  return device;
-}
 
 // Rows of the elements that are adjacent in memory, one element longer than they are.
 SelectiveScanProblem with_longer_rows(SelectiveScanProblem p) {
@@ -55,7 +48,7 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, c
 
 // As many as shared memory has room for get the registers of those that it has not.
 TEST(AbreastPlan, LeavesNoRegistersToWarpsThatSharedMemoryHasNoRoomFor) {
-  const auto device = device_with(132);
+  const auto device = h100_report();
   const ForwardVariant v =
       plan_forward(with_longer_rows(problem_of(2, 70000, 366, 8, DType::kFloat16, false)), device).variant;
   ASSERT_EQ(v.kernel(), ScanKernel::kForward);
@@ -73,7 +66,7 @@ TEST(AbreastPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
     for (int i = 0; i < 400; ++i) {
       const SelectiveScanProblem p =
           test::random_problem(random, {.batch = 9, .seqlen = 9000, .channels_of_group = 900, .dstate = 24});
-      const driver::DeviceReport device = device_with(sm_count, i % 3 == 0 ? 75 : i % 3 == 1 ? 86 : 90);
+      const driver::DeviceReport device = h100_report(sm_count, i % 3 == 0 ? 75 : i % 3 == 1 ? 86 : 90);
       const PlanChoice choice{.lanes = static_cast<std::int16_t>(1 + i % 2),
                               .cut = i % 4 < 2,
                               .abreast = static_cast<std::int16_t>(i % 8 < 4 ? 2 : 4)};
@@ -88,7 +81,7 @@ TEST(AbreastPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
 }
 
 TEST(AbreastPlan, IsForFewStatesWhoseStepsShareSectors) {
-  const auto device = device_with(132);
+  const auto device = h100_report();
   const auto abreast = [&](const SelectiveScanProblem& p) { return plan_forward(p, device).variant.abreast; };
   EXPECT_EQ(abreast(problem_of(47, 3244, 990, 5)), 4);
   EXPECT_EQ(abreast(problem_of(47, 3244, 1000, 5)), 4) << "aligned vectors, but half sectors";
@@ -106,11 +99,10 @@ TEST(AbreastPlan, IsForFewStatesWhoseStepsShareSectors) {
 }
 
 TEST(AbreastPlan, ShortensTilesThatLeaveNoRoomForAllRows) {
-  SelectiveScanProblem p = problem_of(10, 2163, 5556, 7, DType::kBFloat16);
-  p.z = p.u, p.D = p.delta_bias = memory, p.delta_softplus = true;
+  SelectiveScanProblem p = full(problem_of(10, 2163, 5556, 7, DType::kBFloat16));
   const auto tile_of = [&](std::int16_t abreast) {
     const PlanChoice choice{.lanes = 1, .abreast = abreast};
-    const ForwardPlan plan = plan_forward(p, device_with(132), &choice);
+    const ForwardPlan plan = plan_forward(p, h100_report(), &choice);
     EXPECT_EQ(plan.variant.abreast, abreast);
     return plan.variant.tile;
   };
@@ -120,7 +112,7 @@ TEST(AbreastPlan, ShortensTilesThatLeaveNoRoomForAllRows) {
 }
 
 TEST(SectorPlan, RowsOfAdjacentStepsWaitForWholeSectors) {
-  const auto device = device_with(132);
+  const auto device = h100_report();
   const auto stored = [&](const SelectiveScanProblem& p) { return plan_forward(p, device).variant.y_access; };
   const auto problem = [](Index seqlen, Index dstate, DType dtype = DType::kFloat16) {
     return problem_of(10, seqlen, 5556, dstate, dtype, true);

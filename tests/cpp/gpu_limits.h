@@ -109,6 +109,15 @@ inline driver::DeviceReport report_of(int capability, int sm_count) {
   return device;
 }
 
+// With the clock and the memory of an H100, of which the multiprocessors have their share.
+inline driver::DeviceReport h100_report(int sm_count = 132, int capability = 90) {
+  driver::DeviceReport device = report_of(capability, sm_count);
+  device.clock_khz = 1980000;
+  device.memory_clock_khz = 2619000 / 132 * sm_count;
+  device.memory_bus_bits = 5120;
+  return device;
+}
+
 inline driver::DeviceReport report_of(const GpuModel& model) {
   driver::DeviceReport device = report_of(model.capability, model.sm_count);
   device.name = model.name;

@@ -14,22 +14,9 @@
 namespace mamba_scan::ops {
 namespace {
 
-driver::DeviceReport h100() {
-  driver::DeviceReport device = test::report_of(90, 132);
-  device.clock_khz = 1980000;
-  device.memory_clock_khz = 2619000;
-  device.memory_bus_bits = 5120;
-  return device;
-}
-
 SelectiveScanProblem problem_of(const test::MeasuredScan& scan) {
-  SelectiveScanProblem p = test::problem_of(scan.batch, scan.seqlen, scan.dim, scan.dstate, scan.dtype, scan.seq_last);
-  if (scan.full) {
-    p.z = p.u;
-    p.D = p.delta_bias = test::memory;
-    p.delta_softplus = true;
-  }
-  return p;
+  const auto p = test::problem_of(scan.batch, scan.seqlen, scan.dim, scan.dstate, scan.dtype, scan.seq_last);
+  return scan.full ? test::full(p) : p;
 }
 
 std::string text_of(const test::MeasuredScan& scan) {
@@ -47,7 +34,7 @@ bool is_of(const PlanChoice& choice, const test::MeasuredPlan& plan) {
 TEST(MeasuredPlans, AreChosenWhereTheyAreTheFastestOrNearlySo) {
   double sum = 0;
   for (const test::MeasuredScan& scan : test::kMeasuredScans) {
-    const PlanChoice own = choice_of(plan_forward(problem_of(scan), h100()));
+    const PlanChoice own = choice_of(plan_forward(problem_of(scan), test::h100_report()));
     const auto chosen =
         std::find_if(scan.plans.begin(), scan.plans.end(), [&](const auto& p) { return is_of(own, p); });
     ASSERT_NE(chosen, scan.plans.end()) << text_of(scan) << ": the plan was not timed; time it";

@@ -23,9 +23,7 @@ using test::problem_of;
 driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
 
 SelectiveScanProblem with_everything(SelectiveScanProblem p) {
-  p.z = p.u;
-  p.D = p.delta_bias = memory;
-  p.delta_softplus = true;
+  p = test::full(p);
   p.initial_state = {memory, p.dim * p.dstate, p.dstate, 1};
   p.final_state = {memory + 4, p.dim * p.dstate, p.dstate, 1};
   return p;

@@ -28,6 +28,14 @@ inline SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Ind
   return p;
 }
 
+// The same with what a layer of a Mamba model has besides.
+inline SelectiveScanProblem full(SelectiveScanProblem p) {
+  p.z = p.u;
+  p.D = p.delta_bias = memory;
+  p.delta_softplus = true;
+  return p;
+}
+
 // Sizes up to these, in one to three groups.
 struct MostOfProblem {
   Index batch, seqlen, channels_of_group, dstate;

@@ -292,10 +292,7 @@ TEST_F(Tune, KeepsTheFastestAndLaterCallsUseIt) {
 
 TEST_F(Tune, KeepsAChoiceForTheScanWithTheSameOptions) {
   if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
-  SelectiveScanProblem p = problem_of(1, 3000, 40);
-  p.z = p.u;
-  p.D = p.delta_bias = test::memory;
-  p.delta_softplus = true;
+  SelectiveScanProblem p = test::full(problem_of(1, 3000, 40));
   p.initial_state = p.final_state = {test::memory, 40 * 16, 16, 1};
   p.reverse = true;
   const driver::DeviceReport device = runtime().device(0).report;

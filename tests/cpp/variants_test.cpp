@@ -24,6 +24,7 @@
 #include "jit/nvrtc_discovery.h"
 #include "ops/plan.h"
 #include "platform/environment.h"
+#include "problem_without_data.h"
 #include "resource_report.h"
 #include "thread_time.h"
 
@@ -186,28 +187,9 @@ TEST_P(Variants, CompileWithoutSpillsWithinLimits) {
 // ---- plans for GPUs that nobody here has
 // -----------------------------------------------------------------------------
 
-alignas(32) float memory[8];  // only addresses matter to a plan
-
 SelectiveScanProblem problem_of(Index batch, Index seqlen, Index dim, Index dstate, bool seq_last, bool full) {
-  SelectiveScanProblem p{};
-  p.batch = batch;
-  p.seqlen = seqlen;
-  p.dim = dim;
-  p.dstate = dstate;
-  p.ngroups = 1;
-  p.dtype = DType::kFloat16;
-  const SequenceTensor tensor{memory, seqlen * dim, seq_last ? 1 : dim, seq_last ? seqlen : 1};
-  p.u = p.delta = p.y = tensor;
-  p.B = p.C = {memory, seqlen * dstate, seq_last ? 1 : dstate, 0, seq_last ? seqlen : 1, false};
-  p.A = memory;
-  p.A_dim_stride = dstate;
-  p.A_state_stride = 1;
-  if (full) {
-    p.z = tensor;
-    p.D = p.delta_bias = memory;
-    p.delta_softplus = true;
-  }
-  return p;
+  const auto p = test::problem_of(batch, seqlen, dim, dstate, DType::kFloat16, seq_last);
+  return full ? test::full(p) : p;
 }
 
 // Exponentials in the fair share of one scheduler. A warp evaluates 256 in a step when a lane holds eight states.
