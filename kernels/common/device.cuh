@@ -155,6 +155,45 @@ __device__ __forceinline__ void barrier_arrive(int id) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(THREADS) : "memory");
 }
 
+#if __CUDA_ARCH__ >= 800
+// Something in shared memory that happens again and again: each time when it has been signalled `count` times, counted
+// from event_init(), after which a barrier must come. What the signalling threads did before, those that have waited
+// find done.
+struct Event {
+  unsigned long long state;
+};
+
+__device__ __forceinline__ unsigned address_of(Event& event) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(&event));
+}
+
+__device__ __forceinline__ void event_init(Event& event, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address_of(event)), "r"(count) : "memory");
+}
+
+__device__ __forceinline__ void event_signal(Event& event) {
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(address_of(event)) : "memory");
+}
+
+// Until it has happened once more than before, the times being counted from 0 and known by whether they are even
+// (parity 0) or odd (1). It must not happen twice before all have waited for the first time.
+__device__ __forceinline__ void event_wait(Event& event, unsigned parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred happened;\n"
+      "again:\n"
+#if __CUDA_ARCH__ >= 900
+      "mbarrier.try_wait.parity.shared.b64 happened, [%0], %1;\n"
+#else
+      "mbarrier.test_wait.parity.shared.b64 happened, [%0], %1;\n"
+#endif
+      "@!happened bra again;\n"
+      "}" ::"r"(address_of(event)),
+      "r"(parity)
+      : "memory");
+}
+#endif
+
 }  // namespace mamba_scan::device
 
 #endif  // MAMBA_SCAN_EMULATOR

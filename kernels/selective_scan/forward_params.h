@@ -1,5 +1,5 @@
-// The argument of selective_scan/{forward,served,relay,carry,compose,prepare}.cu: the problem and how it is cut into
-// pieces.
+// The argument of selective_scan/{forward,served,relay,relay_served,carry,compose,prepare}.cu: the problem and how it
+// is cut into pieces.
 #pragma once
 
 #include "selective_scan/problem.h"
@@ -31,8 +31,8 @@ struct TileSteps {
 // A slot's last piece is the only one that can end in the middle of a row, so one carry per slot is enough. Where rows
 // share sectors of memory each is dealt out for itself, all alike: slots that run at once then read the same steps, and
 // what one has read of the next one's channels is still in the L2 cache. The same shares of a few adjacent rows may be
-// a block then, as may whole rows (MS_ABREAST in warp_tile.cuh). In relay.cu a slot is a whole row, and a block, and in
-// served.cu a whole row too, four to a block.
+// a block then, as may whole rows (MS_ABREAST in warp_tile.cuh). In relay.cu and relay_served.cu a slot is a whole row,
+// and a block, and in served.cu a whole row too, four to a block.
 struct SelectiveScanForwardParams {
   SelectiveScanProblem problem;
   TileSteps u_steps, delta_steps, z_steps, y_steps, B_steps, C_steps;  // zero where no pointers are used

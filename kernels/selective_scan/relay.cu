@@ -29,7 +29,7 @@
 // memory that the launch provides. Real states that one launch holds, B and C that vary, sequences that are neither
 // packed nor empty.
 #include "selective_scan/lane.cuh"
-#include "selective_scan/step_inputs.cuh"
+#include "selective_scan/relay_turn.cuh"
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
 #include "selective_scan/tile_values.cuh"
@@ -40,13 +40,6 @@ namespace {
 static_assert(kSteps == kTile, "a turn's steps are in registers together");
 static_assert(!MS_COMPLEX && !MS_CUT && !MS_INVARIANT && !MS_PACKED && !MS_SLICE && !kBConstant && !kCConstant,
               "left to forward.cu");
-
-using States = float[kChannels][kStates];
-
-// A lane hands its states on in vectors; those of adjacent lanes are adjacent.
-constexpr int kHeld = kChannels * kStates;
-constexpr int kHeldVector = kHeld < 4 ? kHeld : 4;
-static_assert(kHeld % kHeldVector == 0 && (kHeldVector & (kHeldVector - 1)) == 0, "whole vectors");
 
 // Of what a lane keeps for the whole row, all is needed once a turn, and a turn has no registers left for it: A, bias
 // of the channels whose delta it evaluates, D of those that it owns.
@@ -60,30 +53,6 @@ struct __align__(16) RelayShared {
   __align__(16) float kept[kWarps][(kHeld + kBiases + kSkips) * 32];
 };
 static_assert(sizeof(RelayShared) == MS_SHARED_BYTES, "the plan has counted otherwise");
-
-struct __align__(4 * kHeldVector) HeldVector {
-  float value[kHeldVector];
-};
-
-// Element k of a lane's states, counted over its channels, is in vector k / kHeldVector.
-__device__ __forceinline__ void write_handed(float* to, LaneId id, const States& state) {
-#pragma unroll
-  for (int first = 0; first < kHeld; first += kHeldVector) {
-    HeldVector vector;
-#pragma unroll
-    for (int k = 0; k < kHeldVector; ++k) vector.value[k] = state[(first + k) / kStates][(first + k) % kStates];
-    reinterpret_cast<HeldVector*>(to + first * 32)[id.lane] = vector;
-  }
-}
-
-__device__ __forceinline__ void read_handed(const float* from, LaneId id, States& state) {
-#pragma unroll
-  for (int first = 0; first < kHeld; first += kHeldVector) {
-    const HeldVector vector = reinterpret_cast<const HeldVector*>(from + first * 32)[id.lane];
-#pragma unroll
-    for (int k = 0; k < kHeldVector; ++k) state[(first + k) / kStates][(first + k) % kStates] = vector.value[k];
-  }
-}
 
 // Asynchronously, one number of a lane, or zero in its place.
 __device__ __forceinline__ void keep(float* to, const float* from, bool exists) {
@@ -111,20 +80,6 @@ __device__ __forceinline__ void keep_lane(const SelectiveScanProblem& p, const R
   for (int i = 0; i < kSkips; ++i) keep_channel(kHeld + kBiases + i, p.D, id.first_owned + i);
 }
 
-// The barrier with a warp's number is where it waits for the warp of the tile before. That one cannot arrive a second
-// time before the wait is over: the state has to come round to it first.
-constexpr int kOfTwoWarps = 64;
-
-struct Steps {
-  float decay[kTile][kChannels][kStates];
-  float input[kTile][kChannels][kStates];
-};
-
-// What a tile makes of the state it begins with: keep * state + add.
-struct Effect {
-  States keep, add;
-};
-
 // delta's bias is among what is kept. Where lanes share inputs, exchanged.
 __device__ __forceinline__ void make_inputs(const SelectiveScanProblem& p, const Row& row, const float* kept,
                                             StepInputs* shared, const Stage& stage, int existing, LaneId id,
@@ -143,62 +98,22 @@ __device__ __forceinline__ void make_inputs(const SelectiveScanProblem& p, const
   }
 }
 
-__device__ __forceinline__ void scan_locally(const Shared& shared, const Stage& stage, const float* kept,
-                                             const Inputs& inputs, LaneId id, Steps& steps, Effect& effect) {
-  States A;
-  read_handed(kept, id, A);
-  float delta_sum[kChannels];
-#pragma unroll
-  for (int r = 0; r < kChannels; ++r) delta_sum[r] = 0.0f;
-  set_zero(effect.add);
-#pragma unroll
-  for (int t = 0; t < kTile; ++t) {
-    float B[kStates];
-    if constexpr (kReadsRawB) {
-      B[0] = read_raw<MS_B_ORDER>(stage.B, id.part, t);
-    } else {
-      read_states(shared.expanded.B + t * kPaddedStates, id.part, 0, B);
-    }
-#pragma unroll
-    for (int r = 0; r < kChannels; ++r) {
-      delta_sum[r] += inputs.delta[t][r];
-#pragma unroll
-      for (int s = 0; s < kStates; ++s) {
-        steps.decay[t][r][s] = exp2_fast(inputs.delta[t][r] * A[r][s]);
-        steps.input[t][r][s] = inputs.delta_u[t][r] * B[s];
-        effect.add[r][s] =
-            t == 0 ? steps.input[t][r][s] : steps.decay[t][r][s] * effect.add[r][s] + steps.input[t][r][s];
-      }
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < kChannels; ++r)
-#pragma unroll
-    for (int s = 0; s < kStates; ++s) effect.keep[r][s] = exp2_fast(delta_sum[r] * A[r][s]);
-}
-
 // From the state that the tile begins with to the one that it ends with.
 __device__ __forceinline__ void scan_outputs(const SelectiveScanProblem& p, const Shared& shared, const float* kept,
                                              const Stage& stage, const Steps& steps, LaneId id, States& state,
                                              Outputs& y) {
   float sums[kOwned][kSteps];
+  const auto C = [&](int t, float (&to)[kStates]) {
+    if constexpr (kReadsRawC) {
+      to[0] = read_raw<MS_C_ORDER>(stage.C, id.part, t);
+    } else {
+      read_states(shared.expanded.C + t * kPaddedStates, id.part, 0, to);
+    }
+  };
 #pragma unroll
   for (int t = 0; t < kTile; ++t) {
-    float C[kStates], sum[kChannels];
-    if constexpr (kReadsRawC) {
-      C[0] = read_raw<MS_C_ORDER>(stage.C, id.part, t);
-    } else {
-      read_states(shared.expanded.C + t * kPaddedStates, id.part, 0, C);
-    }
-#pragma unroll
-    for (int r = 0; r < kChannels; ++r) {
-      sum[r] = 0.0f;
-#pragma unroll
-      for (int s = 0; s < kStates; ++s) {
-        state[r][s] = steps.decay[t][r][s] * state[r][s] + steps.input[t][r][s];
-        sum[r] += state[r][s] * C[s];
-      }
-    }
+    float sum[kChannels];
+    take_step(steps, t, C, state, sum);
     reduce_over_lanes(sum, id);
 #pragma unroll
     for (int i = 0; i < kOwned; ++i) sums[i][t] = sum[i];
@@ -214,29 +129,6 @@ __device__ __forceinline__ void scan_outputs(const SelectiveScanProblem& p, cons
   }
 }
 
-// Waits for the state that the tile begins with, and hands on the one that it ends with. This is what all turns of a
-// row wait for, one after another, so it stands in a loop of a single round: the compiler moves nothing into a loop,
-// and otherwise did half of the local pass after the wait, and of the output pass before handing on.
-__device__ __forceinline__ void pass_on(const SelectiveScanForwardParams& params, RelayShared& block, int warp,
-                                        int tile, LaneId id, const Effect& effect, States& begin) {
-  const int next = (warp + 1) % kWarps;
-  const bool first = tile == 0, last = tile + 1 == params.tiles_per_row;
-#pragma unroll 1
-  do {
-    if (!first) barrier_wait<kOfTwoWarps>(warp);
-    read_handed(block.handed[warp], id, begin);
-    if (!last) {
-      States end;
-#pragma unroll
-      for (int r = 0; r < kChannels; ++r)
-#pragma unroll
-        for (int s = 0; s < kStates; ++s) end[r][s] = effect.keep[r][s] * begin[r][s] + effect.add[r][s];
-      write_handed(block.handed[next], id, end);
-      barrier_arrive<kOfTwoWarps>(next);
-    }
-  } while (params.segment_tiles != 0);  // never: there are no segments
-}
-
 // A tile's steps, from the state that the tile before ends with to the one that the next begins with; outputs replace
 // u.
 __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& params, RelayShared& block, int warp,
@@ -248,10 +140,17 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
   {
     Inputs inputs;
     make_inputs(params.problem, shared.piece.row, block.kept[warp], block.inputs[warp], stage, existing, id, inputs);
-    scan_locally(shared, stage, block.kept[warp], inputs, id, steps, effect);
+    const auto B = [&](int t, float (&to)[kStates]) {
+      if constexpr (kReadsRawB) {
+        to[0] = read_raw<MS_B_ORDER>(stage.B, id.part, t);
+      } else {
+        read_states(shared.expanded.B + t * kPaddedStates, id.part, 0, to);
+      }
+    };
+    scan_locally(block.kept[warp], inputs, id, B, steps, effect);
   }
 
-  pass_on(params, block, warp, tile, id, effect, state);
+  pass_on(params, block.handed, warp, tile == 0, tile + 1 == params.tiles_per_row, id, effect, state);
   id = lane_id(lane_anew(id.lane));
   Outputs y;
   scan_outputs(params.problem, shared, block.kept[warp], stage, steps, id, state, y);

@@ -1,5 +1,5 @@
 // delta and delta * u of steps and channels, evaluated once and handed through shared memory to all lanes that need
-// them: the others that share a channel (relay.cu), or those of another warp (served.cu).
+// them: the others that share a channel (relay.cu), or those of another warp (served.cu, relay_served.cu).
 #pragma once
 
 #include "selective_scan/tile_outputs.cuh"
@@ -8,7 +8,8 @@
 namespace mamba_scan {
 namespace {
 
-// exp(delta * A) = 2^(delta * log2(e) * A). In relay.cu, where A comes as it is, delta has the factor.
+// exp(delta * A) = 2^(delta * log2(e) * A). In relay.cu and relay_served.cu, where A comes as it is, delta has the
+// factor.
 constexpr float kDeltaFactor = kWarps > 1 ? kLog2E : 1.0f;
 
 // Of a step and channel.

@@ -223,8 +223,8 @@ __device__ __forceinline__ void store_whole(const Element* from, char*& to, cons
 }
 
 // The copies of a piece's tiles: OUTPUTS, from its begin with what outputs need, or from its end back without; of those
-// that kWarps warps take turns on, every kWarps-th, which is what TileSteps::advance leads to. kStages are in shared
-// memory: the one taken, the HELD before it, which somebody still reads, and those on their way.
+// that several warps take turns on, every kTilesApart-th, which is what TileSteps::advance leads to. kStages are in
+// shared memory: the one taken, the HELD before it, which somebody still reads, and those on their way.
 template <bool OUTPUTS, int HELD = 0>
 class TileCopies {
  public:
@@ -295,7 +295,7 @@ class TileCopies {
       copy_prepared(stage.B, params.prepared_B, tile, lane_anew(lane));
       if constexpr (OUTPUTS) copy_prepared(stage.C, params.prepared_C, tile, lane);
 #endif
-      next_ += OUTPUTS ? kWarps : -kWarps;
+      next_ += OUTPUTS ? kTilesApart : -1;
     }
     async_commit();
   }

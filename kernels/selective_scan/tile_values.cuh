@@ -151,31 +151,44 @@ __device__ __forceinline__ void expand_words(const ProjectionTensor& tensor, con
   }
 }
 
-// From the raw tile of B or C to fp32 in the order lanes read it. Padding states were zeroed once and stay zero.
-// Adjacent lanes take adjacent states where a vector runs along the steps (ORDER 1), so that they write to different
-// banks.
+// From the raw tile of B or C to fp32 in the order lanes read it: vectors of the raw tile, and where their elements go.
+// Padding states were zeroed once and stay zero. Adjacent lanes take adjacent states where a vector runs along the
+// steps (ORDER 1), so that they write to different banks.
 template <int ORDER>
-__device__ __forceinline__ void expand_vectors(const Element* from, float* to, int lane) {
-  constexpr int kRow = kDState * kParts;
-  constexpr int kElements = kTile * kRow;
-  constexpr int kOfLane = kElements / 32, kAlong = kOfLane >= 8 ? 8 : kOfLane >= 4 ? 4 : 2;  // of every lane
-  constexpr int kVector = ORDER == 1 ? (kTile < kAlong ? kTile : kAlong) : kElements % 4 == 0 ? 4 : 1;
-  constexpr int kVectors = kElements / kVector;
+struct RawVectors {
+  static constexpr int kRow = kDState * kParts;
+  static constexpr int kElements = kTile * kRow;
+  static constexpr int kOfLane = kElements / 32, kAlong = kOfLane >= 8 ? 8 : kOfLane >= 4 ? 4 : 2;  // of every lane
+  static constexpr int kVector = ORDER == 1 ? (kTile < kAlong ? kTile : kAlong) : kElements % 4 == 0 ? 4 : 1;
+  static constexpr int kVectors = kElements / kVector;
+  static constexpr int kPerLane = (kVectors + 31) / 32;
   using Vector = Elements<kVector>;
-#pragma unroll
-  for (int i = 0; i < (kVectors + 31) / 32; ++i) {
+
+  // Is there an i-th one of the lane?
+  static __device__ __forceinline__ bool exists(int i, int lane) {
+    return kVectors % 32 == 0 || i * 32 + lane < kVectors;
+  }
+
+  static __device__ __forceinline__ Vector read(const Element* from, int i, int lane) {
     const int index = i * 32 + lane;
-    if (kVectors % 32 != 0 && index >= kVectors) break;
     if constexpr (ORDER == 1) {
       const int n = index % kDState, first = index / kDState * kVector;
-      const Vector vector = *reinterpret_cast<const Vector*>(from + n * kTile + first);
+      return *reinterpret_cast<const Vector*>(from + n * kTile + first);
+    } else {
+      return *reinterpret_cast<const Vector*>(from + index * kVector);
+    }
+  }
+
+  static __device__ __forceinline__ void write(const Vector& vector, float* to, int i, int lane) {
+    const int index = i * 32 + lane;
+    if constexpr (ORDER == 1) {
+      const int n = index % kDState, first = index / kDState * kVector;
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
         const int step = kReverse ? kTile - 1 - (first + k) : first + k;
         to[step * kPaddedStates + place_of_state(n)] = to_float(vector.value[k]);
       }
     } else {
-      const Vector vector = *reinterpret_cast<const Vector*>(from + index * kVector);
       constexpr bool kStayAdjacent = !kInterleavedStates && kPaddedStates == kDState && kStateVector % 4 == 0;
       if constexpr (kVector == 4 && (kStayInOrder || (kStayAdjacent && kParts == 1))) {
         const int step = index * 4 / kRow, n = index * 4 % kRow;
@@ -190,6 +203,16 @@ __device__ __forceinline__ void expand_vectors(const Element* from, float* to, i
         }
       }
     }
+  }
+};
+
+template <int ORDER>
+__device__ __forceinline__ void expand_vectors(const Element* from, float* to, int lane) {
+  using Raw = RawVectors<ORDER>;
+#pragma unroll
+  for (int i = 0; i < Raw::kPerLane; ++i) {
+    if (!Raw::exists(i, lane)) break;
+    Raw::write(Raw::read(from, i, lane), to, i, lane);
   }
 }
 

@@ -2,9 +2,9 @@
 // laid out, which pieces of which rows a warp works on, and what it has in shared memory. tile_rows.cuh and
 // tile_copy.cuh bring tiles there, tile_values.cuh reads them.
 //
-// A block is one warp, or a few: in relay.cu and served.cu these wait for one another in twos, and in forward.cu, where
-// rows may go abreast, all together twice a tile. A lane owns MS_CHANNELS channels and MS_STATES states of each;
-// MS_LANES lanes share them:
+// A block is one warp, or a few: in relay.cu, served.cu and relay_served.cu these wait for what another one does, and
+// in forward.cu, where rows may go abreast, all together twice a tile. A lane owns MS_CHANNELS channels and MS_STATES
+// states of each; MS_LANES lanes share them:
 //
 //   lane      0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2)
 //   quad q     0  |  1  |  2  | ...
@@ -12,16 +12,16 @@
 // Channel r of a lane is q * MS_CHANNELS + r of the warp where channels are adjacent in memory, so that its elements of
 // a step are one vector, and r * quads + q where steps are adjacent, so that rows read together lie in different banks.
 //
-// State s of a lane is n = part * MS_STATES + s in forward.cu, served.cu and relay.cu: a lane's states are adjacent. In
-// carry.cu it is n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar
-// rate in all lanes and can be dropped as a whole once they have decayed.
+// State s of a lane is n = part * MS_STATES + s, so that a lane's states are adjacent, but in carry.cu
+// n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar rate in all lanes
+// and can be dropped as a whole once they have decayed.
 //
 // Constants (from runtime/ops/plan.cpp as -D options):
 //   MS_DTYPE             element.cuh
 //   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
-//   MS_WARPS             of a block: 1, but in relay.cu those that take turns on a row
-//   MS_SERVED            1: served.cu, where a warp scans and another one moves tiles for it
+//   MS_WARPS             of a block: 1, but in relay.cu and relay_served.cu those that take turns on a row
+//   MS_SERVED            1: served.cu and relay_served.cu, where others move tiles for the warps that scan
 //   MS_ABREAST           adjacent rows of a block that go through their tiles in step: 1, but in forward.cu also 2 or 4
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time
@@ -72,6 +72,8 @@ constexpr bool kInterleavedStates = false;
 constexpr bool kSeqContiguous = MS_SEQ_CONTIGUOUS;
 constexpr bool kReverse = MS_REVERSE;
 constexpr int kParts = MS_COMPLEX ? 2 : 1;  // numbers that make a state
+// From one of a warp's tiles to its next: others take those between. In relay_served.cu two warps serve, in turns.
+constexpr int kTilesApart = !kServed ? kWarps : kWarps > 1 ? 2 : 1;
 constexpr int kQuads = 32 / kLanes;
 constexpr int kWarpChannels = kQuads * kChannels;
 constexpr int kPaddedStates = kLanes * kStates;

@@ -13,14 +13,15 @@ namespace {
 std::string kind_of(const nlohmann::ordered_json& candidate) {
   const auto text = [&](const char* name) { return std::to_string(candidate.at(name).get<int>()); };
   const std::string channels = text("channels") + " channels, ";
-  if (candidate.at("warps") != 1) return channels + "turns of " + text("warps") + " warps";
-  std::string time = candidate.at("cut").get<bool>() ? "cut in time" : "whole";
+  std::string time = candidate.at("warps") != 1        ? "turns of " + text("warps") + " warps"
+                     : candidate.at("cut").get<bool>() ? "cut in time"
+                                                       : "whole";
   if (candidate.at("served").get<bool>()) time += ", served";
   if (candidate.at("abreast") != 1) time += ", " + text("abreast") + " abreast";
   return channels + time;
 }
 
-// Where warps take turns, a tile is unrolled whole.
+// Where warps take turns, unrolled is what their states leave room for.
 std::string unroll_of(const nlohmann::ordered_json& candidate) {
   return candidate.at("warps") != 1 ? "" : ", unroll " + std::to_string(candidate.at("unroll").get<int>());
 }

@@ -31,6 +31,9 @@ double clocks_served(const ForwardVariant& variant, Index rows, Index seqlen, In
 // `rows` rows by relay.cu, whose blocks have a row each and run `resident` at a time on each of `sms` multiprocessors.
 double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
 
+// The same by relay_served.cu.
+double clocks_of_relay_served(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
+
 // The same cut into `slots` segments of `steps` steps, of which `resident` of each multiprocessor run at a time.
 double clocks_in_segments(const ForwardVariant& variant, Index slots, int resident, Index steps, Index sms);
 

@@ -19,6 +19,7 @@ constexpr std::int16_t kServedStages = 4;            // of served.cu: two tiles 
 constexpr std::int16_t kServedSteps = 16;            // computed together, by warps that have all registers
 constexpr int kMostServedStates = 16;                // of all of a lane's channels; of two blocks at once, half
 constexpr int kRelayWarpsOfSm = 16;                  // leave a thread 128 registers
+constexpr int kRelaySlots = 4;                       // tiles in use in relay_served.cu
 constexpr int kUsualRelayElements = 32;              // steps * states * channels that a lane has in registers
 
 template <class Value>
@@ -147,7 +148,8 @@ bool has_windows(const ForwardVariant& v) {
   constexpr int kElements = 8;  // of 16 bits
   const bool fits = element_size(v.dtype) == 2 && v.channels == 1 && v.tile_columns() % kElements == 0 &&
                     v.tile_columns() <= 32 && v.tile % kElements == 0;
-  if (v.warps > 1) return fits && v.seq_contiguous && v.lanes > 1 && v.states >= 4;  // whose lanes read few words each
+  if (v.kernel() == ScanKernel::kRelay)
+    return fits && v.seq_contiguous && v.lanes > 1 && v.states >= 4;  // whose lanes read few words each
   return fits && (!v.seq_contiguous || (v.lanes <= 2 && v.states <= 10));
 }
 
@@ -252,13 +254,13 @@ TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Ac
 }
 
 TileSteps sequence_steps(const SequenceTensor& tensor, Access access, const ForwardVariant& v) {
-  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
+  const Index advance = Index{v.tiles_apart()} * v.tile * tensor.seq_stride;
   const Index row_stride = v.seq_contiguous ? tensor.dim_stride : tensor.seq_stride;
   return tile_steps(v.tile_columns(), row_stride, advance, v.dtype, access);
 }
 
 TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
-  const Index advance = Index{v.warps} * v.tile * tensor.seq_stride;
+  const Index advance = Index{v.tiles_apart()} * v.tile * tensor.seq_stride;
   if (order == ProjectionOrder::kStates)
     return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype, Access::kVectors);
   if (order == ProjectionOrder::kSteps)
@@ -550,6 +552,67 @@ void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceRep
       }
 }
 
+// ---- the same, served by others (relay_served.cu) ----
+
+// As many blocks as leave a thread the 96 registers that it needs on Hopper; elsewhere it needs more.
+std::int16_t relay_served_blocks(const ForwardVariant& v, const driver::DeviceReport& device) {
+  const int blocks = v.warps == 4 ? 3 : 2;
+  return static_cast<std::int16_t>(device.major == 9 ? blocks : blocks - 1);
+}
+
+// 4 states of a lane: 2 measured slower, and 8 spill. A warp's turn must be over before the slot of its tile is needed
+// again.
+bool set_relay_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                            const PlanChoice& wanted, ForwardVariant& v) {
+  constexpr std::int16_t kStates = 4, kTile = 32, kStages = 4;
+  v.states = static_cast<std::int16_t>(ceil_div<int>(v.dstate, v.lanes));
+  if (v.states != kStates || v.lanes * v.states > 2 * v.dstate) return false;
+  v.served = true;
+  v.tile = wanted.tile > 0 ? wanted.tile : kTile;
+  v.unroll = static_cast<std::int16_t>(kUsualRelayElements / v.states);
+  v.stages = wanted.stages > 0 ? wanted.stages : kStages;
+  v.min_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : relay_served_blocks(v, device);
+  if (v.tile < v.unroll || kRelaySlots * v.tile / v.unroll < 2 * v.warps || v.stages < kStages) return false;
+  set_accesses(problem, v);
+  set_projections(problem, v);
+  v.reverse = problem.reverse && has_adjacent_steps(v);
+  return true;
+}
+
+// Where this was measured to pay: 16-bit rows that are moved in vectors, many states, Hopper. Others are for tuning
+// only.
+bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceReport& device) {
+  constexpr int kFew = 8;
+  const auto in_vectors = {v.u_access, v.delta_access, v.z_access, v.y_access, v.b_access, v.c_access};
+  return device.major == 9 && v.dstate > kFew && element_size(v.dtype) == 2 &&
+         std::all_of(in_vectors.begin(), in_vectors.end(), [](Access access) { return access == Access::kVectors; }) &&
+         v.b_order != ProjectionOrder::kStrided && v.c_order != ProjectionOrder::kStrided;
+}
+
+void consider_relay_served(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                           const ForwardVariant& base, Best& best) {
+  const PlanChoice wanted = best.details(ScanKernel::kRelayServed);
+  for (int lanes = 2; lanes <= std::min(32, next_power_of_two(base.dstate)); lanes *= 2)
+    for (const int warps : {8, 4}) {  // of equals the first
+      Candidate c;
+      c.variant = base;
+      ForwardVariant& v = c.variant;
+      v.lanes = static_cast<std::int16_t>(lanes);
+      v.channels = 1;
+      v.warps = static_cast<std::int16_t>(warps);
+      if (!set_relay_served_shape(problem, device, wanted, v) || problem.seqlen <= v.unroll) continue;
+      if (!fits_shared_memory(v, device)) continue;
+      if (!is_measured_relay_served(v, device) && wanted.lanes != v.lanes) continue;
+      c.rows = rows_of(problem, v);
+      if (c.rows > std::numeric_limits<int>::max()) continue;
+      c.slots = c.rows;
+      c.clocks = bounded_by_memory(clocks_of_relay_served(v, c.rows, relay_blocks_per_sm(v, device), problem.seqlen,
+                                                          std::max(device.sm_count, 1)),
+                                   memory_clocks(v, c.rows, c.slots, problem, device));
+      best.consider(c);
+    }
+}
+
 // ---- warps that others move tiles for (served.cu) ----
 
 // Before Ampere copies go through registers, and what a scheduler has besides its one warp is no faster then. B and C
@@ -627,7 +690,10 @@ Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport
     consider_shape(problem, device, shape, may_cut, best);
     if (may_serve) consider_served_shape(problem, device, shape, best);
   });
-  if (whole_problem && is_served_by_relay(problem, device)) consider_relay(problem, device, base, best);
+  if (whole_problem && is_served_by_relay(problem, device)) {
+    consider_relay(problem, device, base, best);
+    consider_relay_served(problem, device, base, best);
+  }
   if (best.get().slots == 0)
     throw ArgumentError("batch * dim: got " + std::to_string(problem.batch) + " * " + std::to_string(problem.dim) +
                         ", which needs more than 2^31 - 1 blocks; split the batch");
@@ -827,6 +893,17 @@ std::size_t inputs_bytes(const ForwardVariant& v) {
   return 4 * sizeof(float) * static_cast<std::size_t>(inputs);
 }
 
+// Of a tile in relay_served.cu, what scanning warps leave of y: a number for every lane and step.
+std::size_t left_to_servers_bytes(const ForwardVariant& v) {
+  return 32 * sizeof(float) * static_cast<std::size_t>(v.tile);
+}
+
+// In relay_served.cu, a lane's states for every scanning warp and its A, and two events for every slot.
+std::size_t handed_bytes(const ForwardVariant& v) {
+  constexpr std::size_t kEvent = 8;
+  return 32 * sizeof(float) * static_cast<std::size_t>((v.warps + 1) * v.states) + 2 * kRelaySlots * kEvent;
+}
+
 }  // namespace
 
 unsigned ForwardVariant::scan_blocks(const SelectiveScanForwardParams& params) const {
@@ -876,11 +953,15 @@ std::size_t ForwardVariant::shared_bytes() const {
     return static_cast<std::size_t>(stages) * (sequences + of_tile) + piece + (reorders ? of_tile : 32);
   }
   const std::size_t of_stage = sequences + raw(b_order, b_access) + raw(c_order, c_access);
+  if (kernel() == ScanKernel::kRelayServed)
+    return static_cast<std::size_t>(tiles_apart()) * (static_cast<std::size_t>(stages) * of_stage + piece) +
+           kRelaySlots * (of_tile + inputs_bytes(*this) + left_to_servers_bytes(*this));
   if (served) return static_cast<std::size_t>(stages) * of_stage + piece + 2 * (of_tile + inputs_bytes(*this));
   return static_cast<std::size_t>(stages) * of_stage + piece + of_tile;
 }
 
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
+  if (kernel() == ScanKernel::kRelayServed) return shared_bytes() + handed_bytes(*this);
   if (served || abreast > 1) return scan_slots() * shared_bytes();
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
@@ -891,9 +972,21 @@ std::size_t ForwardVariant::dynamic_shared_bytes() const {
 }
 
 jit::Variant ForwardVariant::scan() const {
-  jit::Variant out = served      ? make_variant(*this, "selective_scan/served.cu", "selective_scan_served")
-                     : warps > 1 ? make_variant(*this, "selective_scan/relay.cu", "selective_scan_relay")
-                                 : make_variant(*this, "selective_scan/forward.cu", "selective_scan_forward");
+  const auto of = [&](const char* source, const char* entry) { return make_variant(*this, source, entry); };
+  const auto of_kernel = [&] {
+    switch (kernel()) {
+      case ScanKernel::kServed:
+        return of("selective_scan/served.cu", "selective_scan_served");
+      case ScanKernel::kRelay:
+        return of("selective_scan/relay.cu", "selective_scan_relay");
+      case ScanKernel::kRelayServed:
+        return of("selective_scan/relay_served.cu", "selective_scan_relay_served");
+      case ScanKernel::kForward:
+        break;
+    }
+    return of("selective_scan/forward.cu", "selective_scan_forward");
+  };
+  jit::Variant out = of_kernel();
   if (dynamic_shared_bytes() > 0) out.defines.emplace_back("MS_SHARED_BYTES", std::to_string(dynamic_shared_bytes()));
   return out;
 }

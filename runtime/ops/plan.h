@@ -21,9 +21,10 @@ namespace mamba_scan::ops {
 enum class StateSlice : std::int8_t { kAll = 0, kPartial = 1, kLast = 2 };
 
 // Which kernel scans.
-enum class ScanKernel : std::int8_t { kForward, kServed, kRelay };
+enum class ScanKernel : std::int8_t { kForward, kServed, kRelay, kRelayServed };
 constexpr ScanKernel scan_kernel(int warps, bool served) {
-  return served ? ScanKernel::kServed : warps > 1 ? ScanKernel::kRelay : ScanKernel::kForward;
+  if (warps > 1) return served ? ScanKernel::kRelayServed : ScanKernel::kRelay;
+  return served ? ScanKernel::kServed : ScanKernel::kForward;
 }
 
 // The constants the kernels are specialised with; the head of warp_tile.cuh explains each. Small and comparable: it is
@@ -34,8 +35,8 @@ struct ForwardVariant {
   std::int16_t lanes = 2;
   std::int16_t states = 8;
   std::int16_t channels = 4;
-  std::int16_t warps = 1;    // of a block: of relay.cu more than one
-  bool served = false;       // served.cu: warps that scan, and others that move tiles for them
+  std::int16_t warps = 1;    // that scan in a block: of relay.cu and relay_served.cu more than one
+  bool served = false;       // served.cu, relay_served.cu: others move tiles for the warps that scan
   std::int16_t abreast = 1;  // adjacent rows of a block of forward.cu, which go through their tiles in step
   std::int16_t min_blocks = 12;
   std::int16_t tile = 16;
@@ -68,19 +69,27 @@ struct ForwardVariant {
   auto operator<=>(const ForwardVariant&) const = default;
 
   ScanKernel kernel() const { return scan_kernel(warps, served); }
+  int tiles_apart() const { return !served ? warps : warps > 1 ? 2 : 1; }  // kTilesApart in warp_tile.cuh
+  bool is_relay() const { return warps > 1; }                              // relay.cu, relay_served.cu
   int warp_channels() const { return 32 / lanes * channels; }
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
   bool shares_inputs() const;  // kSharesInputs in tile_values.cuh
   // Of a block of scan(); kPairs in served.cu.
-  unsigned scan_slots() const { return served ? 4 : static_cast<unsigned>(abreast); }
-  unsigned scan_threads() const { return 32 * scan_slots() * (served ? 2 : static_cast<unsigned>(warps)); }
+  unsigned scan_slots() const { return is_relay() ? 1 : served ? 4 : static_cast<unsigned>(abreast); }
+  unsigned scan_threads() const {
+    const auto scanning = static_cast<unsigned>(warps);
+    return 32 * scan_slots() *
+           (!served      ? scanning
+            : is_relay() ? scanning + static_cast<unsigned>(tiles_apart())
+                         : 2 * scanning);
+  }
   unsigned scan_blocks(const SelectiveScanForwardParams& params) const;
   std::size_t shared_bytes() const;          // of a warp, or pair of warps: all that forward.cu has
   std::size_t dynamic_shared_bytes() const;  // of a block of several warps; 0: all is static
 
-  jit::Variant scan() const;     // forward.cu, served.cu or relay.cu
+  jit::Variant scan() const;     // the kernel()
   jit::Variant carry() const;    // only when cut
   jit::Variant compose() const;  // only when cut and chunk_invariant
   jit::Variant prepare() const;  // only when prepared
@@ -141,9 +150,9 @@ struct PlanChoice {
   std::int16_t unroll = 0;
   std::int16_t stages = 0;
   std::int16_t min_blocks = 0;
-  std::int16_t warps = 1;    // more: relay.cu, which is never cut and has no unroll of its own
+  std::int16_t warps = 1;    // more: relay.cu or relay_served.cu, which are never cut and have no unroll of their own
   std::int16_t slices = 0;   // of the states. 0: as plan_forward() would have it
-  bool served = false;       // served.cu
+  bool served = false;       // served.cu, relay_served.cu
   std::int16_t abreast = 1;  // as in ForwardVariant
 
   ScanKernel kernel() const { return scan_kernel(warps, served); }

@@ -27,7 +27,7 @@ bool is_empty(const SelectiveScanProblem& problem) {
 }
 
 struct Kernels {
-  const jit::LoadedKernel* scan = nullptr;     // forward.cu or relay.cu
+  const jit::LoadedKernel* scan = nullptr;     // whichever plan.h's ScanKernel says
   const jit::LoadedKernel* carry = nullptr;    // null unless the variant is cut
   const jit::LoadedKernel* compose = nullptr;  // null unless it is chunk_invariant as well
   const jit::LoadedKernel* prepare = nullptr;  // null unless B and C are prepared

@@ -61,8 +61,10 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
 // Threads of a block, and its shared memory, dynamic where a block is several warps.
 inline int block_threads_of(const jit::Variant& variant) {
   if (variant.entry == "selective_scan_prepare") return kPrepareThreads;
-  if (define_of(variant, "MS_SERVED") == "1") return 256;
-  return 32 * std::stoi(define_of(variant, "MS_WARPS")) * std::stoi(define_of(variant, "MS_ABREAST"));
+  const int warps = std::stoi(define_of(variant, "MS_WARPS"));
+  if (variant.entry == "selective_scan_relay_served") return 32 * (warps + 2);
+  if (variant.entry == "selective_scan_served") return 256;
+  return 32 * warps * std::stoi(define_of(variant, "MS_ABREAST"));
 }
 
 inline std::int64_t shared_bytes_of(const jit::Variant& variant, const jit::BinaryInfo& info) {
@@ -99,8 +101,9 @@ inline void write_kernels(std::ostream& out, const std::vector<KernelRow>& rows)
   out << "# What the kernels take\n\n"
          "From the compiler's own figures and the limits of each architecture. Blocks are of "
       << ops::kForwardBlockThreads
-      << " threads, those of rows that go ABREAST and of selective_scan_served, selective_scan_relay and "
-         "selective_scan_prepare of more; \"bound by\" says what keeps a further one off the SM.\n\n"
+      << " threads, those of rows that go ABREAST and of selective_scan_served, selective_scan_relay, "
+         "selective_scan_relay_served and selective_scan_prepare of more; \"bound by\" says what keeps a further one "
+         "off the SM.\n\n"
          "| arch | kernel | dtype | N | lanes x states x channels | tile | registers | spilled bytes | shared bytes | "
          "blocks/SM | warps/SM | bound by | switches |\n"
          "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";

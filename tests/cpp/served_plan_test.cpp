@@ -49,7 +49,7 @@ TEST(ServedPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
       const driver::DeviceReport device = device_with(sm_count, i % 2 == 0 ? 90 : 86);
       const PlanChoice choice{.lanes = static_cast<std::int16_t>(1 + i / 2 % 2), .served = true};
       const ForwardPlan plan = plan_forward(p, device, &choice);
-      if (!plan.variant.served) continue;
+      if (plan.variant.kernel() != ScanKernel::kServed) continue;
       ++planned;
       expect_consistent(p, plan, device);
     }
@@ -61,7 +61,8 @@ TEST(ServedPlan, TakesAboutAsManyRowsAsThereAreSchedulers) {
   const auto device = device_with(132);
   for (const bool seq_last : {false, true}) {
     const auto taken = [&](Index batch, Index seqlen, Index dim, Index dstate) {
-      return plan_forward(problem_of(batch, seqlen, dim, dstate, DType::kFloat16, seq_last), device).variant.served;
+      return plan_forward(problem_of(batch, seqlen, dim, dstate, DType::kFloat16, seq_last), device).variant.kernel() ==
+             ScanKernel::kServed;
     };
     EXPECT_TRUE(taken(8, 2048, 2048, 4));
     EXPECT_TRUE(taken(8, 2048, 2048, 8));

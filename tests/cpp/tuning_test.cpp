@@ -134,7 +134,9 @@ void expect_fits(const SelectiveScanProblem& p, const ForwardPlan& plan) {
   const ForwardVariant& v = plan.variant;
   const auto& params = plan.params;
   EXPECT_EQ(v.tile % v.unroll, 0);
-  EXPECT_LE(v.shared_bytes(), std::size_t{48} << 10);
+  if (v.kernel() != ScanKernel::kRelayServed) {  // where it is a block's
+    EXPECT_LE(v.shared_bytes(), std::size_t{48} << 10);
+  }
   EXPECT_EQ(params.tiles_per_row, (p.seqlen + v.tile - 1) / v.tile);
   EXPECT_EQ(params.tiles % params.tiles_per_row, 0);
   EXPECT_LE(params.slots, params.tiles);

@@ -88,6 +88,21 @@ void AccessChecker::partial_barrier(const std::vector<unsigned>& contributors, c
   for (unsigned t : contributors) ++clocks_[std::size_t{t} * threads_ + t];
 }
 
+void AccessChecker::release(unsigned thread, Past& to) {
+  clocks_used_ = true;
+  if (to.generation != generation_) to = {generation_, std::vector<std::uint32_t>(threads_, 0)};
+  std::uint32_t* known = &clocks_[std::size_t{thread} * threads_];
+  for (unsigned k = 0; k < threads_; ++k) to.clocks[k] = std::max(to.clocks[k], known[k]);
+  ++known[thread];
+}
+
+void AccessChecker::acquire(unsigned thread, const Past& from) {
+  if (from.generation != generation_) return;  // a barrier of the whole block has come since
+  clocks_used_ = true;
+  std::uint32_t* known = &clocks_[std::size_t{thread} * threads_];
+  for (unsigned k = 0; k < threads_; ++k) known[k] = std::max(known[k], from.clocks[k]);
+}
+
 AccessChecker::Region* AccessChecker::find(const void* address) {
   const std::less<const void*> before;
   const auto holds = [&](const Region& region) {

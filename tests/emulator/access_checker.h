@@ -30,6 +30,14 @@ class AccessChecker {
   // What the contributors did before is ordered before what the receivers do next.
   void partial_barrier(const std::vector<unsigned>& contributors, const std::vector<unsigned>& receivers);
 
+  // What threads have done before, as others may come to know it later.
+  struct Past {
+    std::uint64_t generation = 0;
+    std::vector<std::uint32_t> clocks;
+  };
+  void release(unsigned thread, Past& to);  // besides what is there
+  void acquire(unsigned thread, const Past& from);
+
   // Says what is wrong with the access, if anything is. `code` is the return address of the accessing code.
   std::optional<std::string> check(unsigned thread, const void* address, std::size_t bytes, AccessKind kind,
                                    const void* code);

@@ -221,6 +221,37 @@ void Block::complete_barrier(Barrier& barrier) {
   barrier = Barrier();
 }
 
+void Block::event_init(const void* event, unsigned count, Place place) {
+  if (!events_.emplace(event, Event{.count = count}).second) fail("initialises an event twice at " + place.text());
+  access(event, sizeof(std::uint64_t), AccessKind::kWrite, __builtin_return_address(0));
+}
+
+Block::Event& Block::event_at(const void* event, Place place) {
+  const auto found = events_.find(event);
+  if (found == events_.end()) fail("uses what is not an event at " + place.text());
+  access(event, sizeof(std::uint64_t), AccessKind::kAtomic, __builtin_return_address(0));
+  return found->second;
+}
+
+void Block::event_signal(const void* event, Place place) {
+  Event& self = event_at(event, place);
+  if (self.signalled == 0) self.past[self.happened % 2] = {};
+  checker_.release(running_, self.past[self.happened % 2]);
+  if (++self.signalled < self.count) return;
+  self.signalled = 0;
+  ++self.happened;
+}
+
+void Block::event_wait(const void* event, unsigned parity, Place place) {
+  Event& self = event_at(event, place);
+  Thread& thread = threads_[running_];
+  thread.place = place;
+  thread.for_event = true;
+  while (self.happened % 2 == parity) yield();
+  thread.for_event = false;
+  checker_.acquire(running_, self.past[parity]);
+}
+
 std::uint64_t Block::collective(const CollectiveCall& call) {
   const unsigned lane = running_ % kWarp, warp = running_ / kWarp;
   const auto where = [&] { return std::string(name_of(call.operation)) + " at " + call.place.text(); };
@@ -350,6 +381,7 @@ std::string Block::describe(unsigned thread) const {
     case State::kReady:
       break;
   }
+  if (t.for_event) return "waits for an event at " + t.place.text();
   return "runs";
 }
 

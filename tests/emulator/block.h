@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -64,6 +65,10 @@ class Block {
   // All `count` arrivals (0: the whole block) release the waiting threads; returns how many of them had a true
   // predicate. A thread with wait = false only arrives.
   unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, Place place);
+  // An event has happened when `count` threads have signalled; those that wait name the parity of the times it has.
+  void event_init(const void* event, unsigned count, Place place);
+  void event_signal(const void* event, Place place);
+  void event_wait(const void* event, unsigned parity, Place place);
   std::uint64_t collective(const CollectiveCall& call);
   void access(const void* address, std::size_t bytes, AccessKind kind, const void* code);
   void async_copy(const AsyncCopy& copy);
@@ -77,6 +82,7 @@ class Block {
   struct Thread {
     State state = State::kReady;
     bool yielded = false;
+    bool for_event = false;  // it waits for
     unsigned barrier_id = 0;
     Place place;
     CollectiveCall call{};
@@ -91,6 +97,10 @@ class Block {
     unsigned first = 0;
     std::vector<unsigned> arrivals, waiting;
   };
+  struct Event {
+    unsigned count = 0, signalled = 0, happened = 0;
+    AccessChecker::Past past[2];  // of the times of either parity
+  };
   struct Sweep {
     bool ran = false, moved = false;  // any thread; any but to wait in a loop
   };
@@ -99,6 +109,7 @@ class Block {
   void shuffle_order(std::vector<unsigned>& order);
   Sweep sweep(std::span<const unsigned> threads);  // a turn for each that is ready
   void resume(unsigned t);
+  Event& event_at(const void* event, Place place);
   void complete_barrier(Barrier& barrier);
   bool collective_is_complete(unsigned warp, const CollectiveCall& call) const;
   void complete_collective(unsigned warp, const CollectiveCall& call);
@@ -117,6 +128,7 @@ class Block {
   std::vector<Thread> threads_;
   std::size_t left_ = 0;  // of the threads, the kernel
   Barrier barriers_[16];
+  std::map<const void*, Event> events_;
   unsigned running_ = 0;
   std::optional<std::string> failure_;
   std::mt19937 random_;

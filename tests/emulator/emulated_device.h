@@ -116,4 +116,15 @@ inline void barrier_arrive(int id, EMULATED_PLACE) {
   ::emulator::barrier(static_cast<unsigned>(id), THREADS, false, false, file, line);
 }
 
+struct Event {
+  unsigned long long state;
+};
+inline void event_init(Event& event, int count, EMULATED_PLACE) {
+  ::emulator::event_init(&event, static_cast<unsigned>(count), file, line);
+}
+inline void event_signal(Event& event, EMULATED_PLACE) { ::emulator::event_signal(&event, file, line); }
+inline void event_wait(Event& event, unsigned parity, EMULATED_PLACE) {
+  ::emulator::event_wait(&event, parity, file, line);
+}
+
 }  // namespace mamba_scan::device

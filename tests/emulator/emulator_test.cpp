@@ -140,6 +140,15 @@ TEST(Emulator, NamedBarriersOrderOnlyTheirThreads) {
   }
 }
 
+TEST(Emulator, EventsOrderThoseThatSignalBeforeThoseThatWait) {
+  for (const Order order : kOrders) {
+    Device device;
+    int* out = device.allocate<int>("out", 320);
+    ASSERT_EQ(error_of(device, kEvents, geometry({1}, {96}, 0, order), out), "");
+    for (int i = 0; i < 320; ++i) EXPECT_EQ(out[i], i % 160 / 32 * 100 + 31 - i % 32);
+  }
+}
+
 TEST(Emulator, WaitingLoopsLetOthersRun) {
   for (const Order order : kOrders) {
     Device device;
@@ -289,6 +298,28 @@ TEST(PlantedMistake, ArrivingTwiceIsFoundWhereAWarpRunsAhead) {
   int* out = device.allocate<int>("out", 32);
   EXPECT_TRUE(mentions(error_of(device, kArrivesTwice, geometry({1}, {64}, 0, Order::kFirstWarpAlone), out),
                        {"arrives at barrier 1", "a second time before the 64 threads have come"}));
+}
+
+TEST(PlantedMistake, NotWaitingForAnEventIsARace) {
+  NEEDS_INSTRUMENTED_ACCESSES;
+  Device device;
+  int* out = device.allocate<int>("out", 32);
+  EXPECT_TRUE(
+      mentions(error_of(device, kEventNotWaitedFor, geometry({1}, {64}), out), {"race in static shared memory"}));
+}
+
+TEST(PlantedMistake, WaitingForAnEventThatNeverHappensEnds) {
+  Device device;
+  int* out = device.allocate<int>("out", 32);
+  EXPECT_TRUE(mentions(error_of(device, kEventNeverHappens, geometry({1}, {32}), out),
+                       {"wait in a loop for ever", "waits for an event at planted_kernels.cpp:"}));
+}
+
+TEST(PlantedMistake, WhatIsNoEventIsNamed) {
+  Device device;
+  int* out = device.allocate<int>("out", 1);
+  EXPECT_TRUE(mentions(error_of(device, kNotAnEvent, geometry({1}, {1}), out),
+                       {"uses what is not an event at planted_kernels.cpp:"}));
 }
 
 TEST(PlantedMistake, LanesOfTheMaskThatDoNotComeAreNamed) {

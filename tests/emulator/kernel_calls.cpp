@@ -14,6 +14,16 @@ unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, const c
   return Block::current()->barrier(id, count, wait, predicate, {file, line});
 }
 
+void event_init(const void* event, unsigned count, const char* file, int line) {
+  Block::current()->event_init(event, count, {file, line});
+}
+void event_signal(const void* event, const char* file, int line) {
+  Block::current()->event_signal(event, {file, line});
+}
+void event_wait(const void* event, unsigned parity, const char* file, int line) {
+  Block::current()->event_wait(event, parity, {file, line});
+}
+
 std::uint64_t collective(Collective operation, unsigned mask, std::uint64_t value, unsigned argument, unsigned width,
                          const char* file, int line) {
   return Block::current()->collective({operation, mask, value, argument, width, {file, line}});

@@ -90,6 +90,27 @@ __global__ void named_barriers(int* out) {
   }
 }
 
+// Warp 0 fills two slots in turns, warps 1 and 2 drain each; nothing but events says when.
+__global__ void events(int* out) {
+  __shared__ int slot[2][32];
+  __shared__ mamba_scan::device::Event full[2], empty[2];
+  const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x < 2) event_init(full[lane], 1), event_init(empty[lane], 2);
+  __syncthreads();
+  for (unsigned round = 0; round < 5; ++round) {
+    const unsigned at = round % 2, parity = round / 2 % 2;
+    if (warp == 0) {
+      if (round >= 2) event_wait(empty[at], 1 - parity);
+      slot[at][lane] = static_cast<int>(100 * round + lane);
+    } else {
+      event_wait(full[at], parity);
+      out[(warp - 1) * 160 + round * 32 + lane] = slot[at][31 - lane];
+    }
+    __syncwarp();
+    if (lane == 0) event_signal(warp == 0 ? full[at] : empty[at]);
+  }
+}
+
 __global__ void wait_for_flag(int* flag, int* out) {
   if (threadIdx.x == 0) {
     while (atomicAdd(flag, 0) == 0) {
@@ -214,6 +235,36 @@ __global__ void arrives_twice(int* out) {
   }
 }
 
+__global__ void event_not_waited_for(int* out) {
+  __shared__ int slot[32];
+  __shared__ mamba_scan::device::Event full;
+  const int lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) event_init(full, 1);
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    slot[lane] = lane;
+    __syncwarp();
+    if (lane == 0) event_signal(full);
+  } else {
+    // event_wait(full, 0) belongs here
+    out[lane] = slot[lane];
+  }
+}
+
+__global__ void event_never_happens(int* out) {
+  __shared__ mamba_scan::device::Event full;
+  if (threadIdx.x == 0) event_init(full, 2);
+  __syncthreads();
+  if (threadIdx.x == 0) event_signal(full);
+  event_wait(full, 0);
+  out[threadIdx.x] = 1;
+}
+
+__global__ void not_an_event(int*) {
+  __shared__ mamba_scan::device::Event full;
+  event_signal(full);
+}
+
 __global__ void lane_missing(int* out) {
   if (threadIdx.x < 16) out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1, 1);
   __syncthreads();
@@ -288,6 +339,7 @@ PLANTED(kVotes, votes);
 PLANTED(kHistogram, histogram);
 PLANTED(kDynamicReverse, dynamic_reverse);
 PLANTED(kNamedBarriers, named_barriers);
+PLANTED(kEvents, events);
 PLANTED(kWaitForFlag, wait_for_flag);
 PLANTED(kIndices, indices);
 PLANTED(kConvert, convert);
@@ -302,6 +354,9 @@ PLANTED(kLeavesBeforeBarrier, leaves_before_barrier);
 PLANTED(kTwoBarriers, two_barriers);
 PLANTED(kBarrierCounts, barrier_counts);
 PLANTED(kArrivesTwice, arrives_twice);
+PLANTED(kEventNotWaitedFor, event_not_waited_for);
+PLANTED(kEventNeverHappens, event_never_happens);
+PLANTED(kNotAnEvent, not_an_event);
 PLANTED(kLaneMissing, lane_missing);
 PLANTED(kNotInOwnMask, not_in_own_mask);
 PLANTED(kReadsOutsideMask, reads_outside_mask);

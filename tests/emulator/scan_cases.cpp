@@ -246,6 +246,47 @@ std::vector<ScanCase> scan_cases() {
     scan.choice.tile = 8, scan.choice.stages = 4, scan.choice.min_blocks = 2;
   }
 
+  // The same with warps that serve the others: fewer tiles than slots, as many, more; the last one ragged.
+  const auto add_relay_served = [&](const char* name, DType dtype, Layout layout, int lanes, int warps,
+                                    std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add_relay(name, dtype, layout, lanes, 1, warps, std::move(seqlens));
+    scan.choice.served = true;
+    scan.shared_kib = 200;
+    return scan;
+  };
+  add_relay_served("RelayServedFloat16Steps", f16, steps, 4, 8, {9, 31, 32, 33, 128, 129, 300});
+  add_relay_served("RelayServedFloat32Steps", f32, steps, 4, 4, {9, 71, 160}).dim = 13;
+  add_relay_served("RelayServedBFloat16Steps", bf16, steps, 4, 8, {67}).dim = 50;
+  add_relay_served("RelayServedFloat16Channels", f16, channels, 4, 8, {16, 33, 257});
+  add_relay_served("RelayServedFloat32Channels", f32, channels, 4, 4, {41, 150});
+  add_relay_served("RelayServedBFloat16Channels", bf16, channels, 4, 4, {67, 170}).dim = 21;
+  add_relay_served("RelayServedEightStates", f16, steps, 2, 4, {83}).dstate = 8;
+  add_relay_served("RelayServedManyStates", bf16, channels, 16, 8, {83}).dstate = 64;
+  add_relay_served("RelayServedThirteenStates", f32, channels, 4, 8, {41}).dstate = 13;
+  add_relay_served("RelayServedBare", f16, steps, 4, 8, {71}).bare();
+  add_relay_served("RelayServedBareChannels", f32, channels, 4, 8, {41}).bare();
+  {
+    ScanCase& scan = add_relay_served("RelayServedBiasFinal", f16, steps, 4, 8, {41}).bare();
+    scan.bias = scan.final = true;
+  }
+  {
+    ScanCase& scan = add_relay_served("RelayServedGroups", f16, steps, 4, 8, {41});
+    scan.dim = 3 * 11, scan.ngroups = 3, scan.batch = 3;
+  }
+  add_relay_served("RelayServedOneChannel", bf16, channels, 4, 8, {41}).dim = 1;
+  add_relay_served("RelayServedDense", f16, steps, 4, 8, {41, 101}).spacing = Spacing::kDense;
+  add_relay_served("RelayServedDenseChannels", f16, channels, 4, 8, {41, 101}).spacing = Spacing::kDense;
+  add_relay_served("RelayServedShifted", bf16, channels, 4, 8, {41}).spacing = Spacing::kShifted;
+  add_relay_served("RelayServedStrided", f32, steps, 4, 8, {41}).spacing = Spacing::kStrided;
+  add_relay_served("RelayServedGateInOtherLayout", f32, channels, 4, 8, {41}).other_layout_z = true;
+  add_relay_served("RelayServedReverse", f16, steps, 4, 8, {32, 41}).reverse = true;
+  add_relay_served("RelayServedReverseChannels", f16, channels, 4, 8, {32, 41, 80}).reverse = true;
+  add_relay_served("RelayServedInPlace", f32, steps, 4, 8, {9, 41}).state_in_place = true;
+  {
+    ScanCase& scan = add_relay_served("RelayServedTuned", f16, steps, 4, 4, {101});
+    scan.choice.tile = 16, scan.choice.stages = 5, scan.choice.min_blocks = 1;
+  }
+
   // Warps that others move tiles for: every type in both layouts; fewer tiles than stages, as many, more; the last one
   // ragged; blocks with pairs of warps that have nothing to do.
   const auto add_served = [&](const char* name, DType dtype, Layout layout, int lanes, int channels,

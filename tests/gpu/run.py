@@ -7,7 +7,7 @@ Needs mamba_scan and pytest in this Python and, for some steps, programs of the 
     tests      tests/python on the GPU
     selftest   random problems of every feature by every kind of plan, against a float64 loop
     memcheck   the same, fewer of them, under compute-sanitizer; likewise racecheck and initcheck. racecheck calls what
-               warps of selective_scan_relay and selective_scan_served hand on a hazard, as it does where warps do
+               warps of selective_scan_relay, _relay_served and _served hand on a hazard, as it does where warps do
                nothing else than hand a number on through named barriers of two warps each, one after another round a
                ring
     bench      the shapes of the preset "table" against the roof

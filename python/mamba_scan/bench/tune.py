@@ -45,7 +45,7 @@ def _options_of(case: Case) -> list[str]:
 
 
 def _line(candidate: dict[str, Any], chosen: bool) -> str:
-    turns = candidate["warps"] > 1  # of several warps, which unroll a tile whole
+    turns = candidate["warps"] > 1  # of several warps, which unroll what their states leave room for
     time = f"turns of {candidate['warps']} warps" if turns else "cut in time" if candidate["cut"] else "whole"
     time += ", served" * candidate["served"]  # by warps that move tiles for those that scan
     if candidate["abreast"] > 1:

@@ -1,0 +1,112 @@
+// Which scans have warps that take turns and others that serve them, and how they are dealt out, without a device.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "gpu_limits.h"
+#include "ops/plan.h"
+#include "problem_without_data.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+using test::memory;
+using test::problem_of;
+
+driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
+
+bool is_taken(const SelectiveScanProblem& p, const driver::DeviceReport& device) {
+  return plan_forward(p, device).variant.kernel() == ScanKernel::kRelayServed;
+}
+
+void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, const driver::DeviceReport& device) {
+  const ForwardVariant& v = plan.variant;
+  SCOPED_TRACE(v.scan().name());
+  EXPECT_EQ(v.scan().entry, "selective_scan_relay_served");
+  EXPECT_EQ(v.scan_threads(), 32u * static_cast<unsigned>(v.warps + 2));
+  EXPECT_GE(v.lanes * v.states, p.dstate);
+  EXPECT_LE(v.lanes * v.states, 2 * p.dstate);
+  EXPECT_EQ(v.channels, 1);
+  EXPECT_EQ(v.tile % v.unroll, 0) << "whole turns";
+  EXPECT_GE(4 * v.tile / v.unroll, 2 * v.warps) << "a turn is over before its slot is needed again";
+  EXPECT_LE(v.dynamic_shared_bytes(), device.shared_per_block_optin);
+  EXPECT_FALSE(v.cut);
+  EXPECT_FALSE(v.prepared);
+  EXPECT_EQ(plan.slices, 1);
+  EXPECT_EQ(plan.carry_state_bytes + plan.carry_delta_bytes + plan.partial_sum_bytes, 0u);
+  const auto& params = plan.params;
+  EXPECT_GE(Index{params.tiles_per_row} * v.tile, p.seqlen);
+  EXPECT_EQ(params.slots, p.batch * p.ngroups * params.blocks_per_group) << "a block for every row";
+  EXPECT_EQ(v.scan_blocks(params), static_cast<unsigned>(params.slots));
+  if (params.y_steps.advance != 0) {
+    EXPECT_EQ(params.y_steps.advance, 2 * v.tile * params.problem.y.seq_stride * element_size(p.dtype))
+        << "every other tile is the other server's";
+  }
+}
+
+TEST(RelayServedPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
+  std::mt19937 random(20261126);
+  for (int sm_count : {8, 16, 36, 82, 128, 132}) {
+    int planned = 0;
+    for (int i = 0; i < 400; ++i) {
+      const SelectiveScanProblem p =
+          test::random_problem(random, {.batch = 3, .seqlen = 4000, .channels_of_group = 300, .dstate = 70});
+      const driver::DeviceReport device = device_with(sm_count, i % 2 == 0 ? 90 : 86);
+      const auto lanes = static_cast<std::int16_t>(2 << i / 4 % 4);
+      const PlanChoice choice{
+          .lanes = lanes, .warps = static_cast<std::int16_t>(i / 2 % 2 == 0 ? 4 : 8), .served = true};
+      const ForwardPlan plan = plan_forward(p, device, &choice);
+      if (plan.variant.kernel() != ScanKernel::kRelayServed) continue;
+      ++planned;
+      expect_consistent(p, plan, device);
+    }
+    EXPECT_GT(planned, 20) << sm_count << " multiprocessors";
+  }
+}
+
+TEST(RelayServedPlan, TakesPromptsOf16BitModels) {
+  const auto device = test::h100_report();
+  const auto taken = [&](Index seqlen, Index dim, Index dstate = 16, DType dtype = DType::kBFloat16) {
+    return is_taken(test::full(problem_of(1, seqlen, dim, dstate, dtype, true)), device);
+  };
+  EXPECT_TRUE(taken(1024, 2048));
+  EXPECT_TRUE(taken(512, 2048));
+  EXPECT_TRUE(taken(1024, 2560)) << "more rows than multiprocessors hold at once";
+  EXPECT_TRUE(taken(512, 2048, 32));
+  EXPECT_FALSE(taken(1024, 4096)) << "as many rows as schedulers";
+  EXPECT_FALSE(taken(131072, 2048)) << "a cut in time is faster";
+  EXPECT_FALSE(taken(1024, 2048, 8)) << "few states leave servers no time";
+  EXPECT_FALSE(taken(1024, 2048, 16, DType::kFloat32)) << "not faster there";
+  EXPECT_FALSE(is_taken(test::full(problem_of(1, 1024, 2048, 16, DType::kBFloat16, true)), device_with(132, 86)))
+      << "not measured there";
+}
+
+// Where it is asked for, other types and layouts too, but not what the kernel leaves to others.
+TEST(RelayServedPlan, LeavesWhatTheKernelDoesNotServe) {
+  const auto device = device_with(132);
+  const auto is_served = [&](auto change) {
+    SelectiveScanProblem p = problem_of(1, 256, 256);
+    change(p);
+    for (const std::int16_t lanes : {1, 2, 4, 8, 16, 32}) {
+      const PlanChoice choice{.lanes = lanes, .warps = 4, .served = true};
+      if (plan_forward(p, device, &choice).variant.kernel() == ScanKernel::kRelayServed) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(is_served([](auto&) {}));
+  EXPECT_TRUE(is_served([](auto& p) { p.reverse = true; }));
+  EXPECT_TRUE(is_served([](auto& p) { p.dstate = 13; }));
+  EXPECT_TRUE(is_served([](auto& p) { p.u.data = reinterpret_cast<char*>(memory) + 2; })) << "element by element";
+  EXPECT_FALSE(is_served([](auto& p) { p.is_complex = true, p.B.imag_stride = p.C.imag_stride = 1; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.chunk_invariant = true; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.cu_seqlens = reinterpret_cast<const int*>(memory), p.sequences = 1; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.B.constant = true; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.C.constant = true; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.dstate = 129; })) << "slices of the states";
+  EXPECT_FALSE(is_served([](auto& p) { p.dstate = 2; })) << "a lane has four states";
+  EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 0; }));
+  EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 8; })) << "a single turn";
+}
+
+}  // namespace
+}  // namespace mamba_scan::ops
