@@ -109,13 +109,18 @@ __device__ __forceinline__ int opaque(int x) {
   return x;
 }
 
+// As instructions on shared memory have it.
+__device__ __forceinline__ unsigned shared_address(const void* in_shared) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(in_shared));
+}
+
 // Copies BYTES (4, 8 or 16) from global to shared memory while the thread goes on; both aligned to BYTES. Visible to
 // the thread after async_wait, to others after a barrier as well. Before Ampere there is no such instruction: an
 // ordinary load and store.
 template <int BYTES>
 __device__ __forceinline__ void async_copy(void* to_shared, const void* from_global) {
 #if __CUDA_ARCH__ >= 800
-  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+  const unsigned to = shared_address(to_shared);
   if constexpr (BYTES == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from_global) : "memory");
   } else {
@@ -163,16 +168,12 @@ struct Event {
   unsigned long long state;
 };
 
-__device__ __forceinline__ unsigned address_of(Event& event) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(&event));
-}
-
 __device__ __forceinline__ void event_init(Event& event, int count) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address_of(event)), "r"(count) : "memory");
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&event)), "r"(count) : "memory");
 }
 
 __device__ __forceinline__ void event_signal(Event& event) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(address_of(event)) : "memory");
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(&event)) : "memory");
 }
 
 // Until it has happened once more than before, the times being counted from 0 and known by whether they are even
@@ -188,7 +189,7 @@ __device__ __forceinline__ void event_wait(Event& event, unsigned parity) {
       "mbarrier.test_wait.parity.shared.b64 happened, [%0], %1;\n"
 #endif
       "@!happened bra again;\n"
-      "}" ::"r"(address_of(event)),
+      "}" ::"r"(shared_address(&event)),
       "r"(parity)
       : "memory");
 }

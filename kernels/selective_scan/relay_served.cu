@@ -134,22 +134,6 @@ __device__ __forceinline__ void add_lanes(const Slot& slot, int first, LaneId id
   }
 }
 
-// What a server knows of its row.
-struct Served {
-  DeltaReader delta;
-  Shift<MS_U_ACCESS> u_shift;
-  Shift<MS_Z_ACCESS> z_shift;
-  float D;
-
-  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, LaneId id) {
-    delta.load(p, row, id);
-    u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
-    z_shift = shift_of<MS_Z_ACCESS>(p.z, row, id);
-    const int c = channel_of(id, 0);
-    D = MS_HAS_D && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
-  }
-};
-
 // Of what a warp reads from shared memory after it has written there, the compiler does not know that it is something
 // else, and waits: so all is read, then all is written.
 
@@ -178,7 +162,7 @@ __device__ __forceinline__ void expand_together(const Stage& stage, ExpandedTile
 
 // existing: steps of the tile inside the sequence. Those after it leave the state as it is.
 __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const Row& row, int existing, Stage& stage,
-                                           LaneId id, Served& served, Slot& slot) {
+                                           LaneId id, const OfRow& of_row, DeltaReader& delta, Slot& slot) {
   if constexpr (MS_B_ORDER < 2 && MS_B_ACCESS == kVectors && MS_C_ORDER < 2 && MS_C_ACCESS == kVectors) {
     expand_together(stage, slot.expanded, id.lane);
     __syncwarp();
@@ -188,8 +172,7 @@ __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const 
   if (existing < kTile) forget_steps(p, row, slot.expanded, stage, existing, kTile, id.lane);
   Inputs inputs[kGroups];
 #pragma unroll
-  for (int i = 0; i < kGroups; ++i)
-    evaluate_inputs(served.delta, served.u_shift, stage, i * kSteps, existing, id, inputs[i]);
+  for (int i = 0; i < kGroups; ++i) evaluate_inputs(delta, of_row.u_shift, stage, i * kSteps, existing, id, inputs[i]);
 #pragma unroll
   for (int i = 0; i < kGroups; ++i) write_inputs(slot.inputs, i * kSteps, id, inputs[i]);
   __syncwarp();
@@ -203,16 +186,9 @@ __device__ __forceinline__ void add_lanes(const Slot& slot, LaneId id, TileOutpu
 }
 
 // Outputs of a tile replace its u.
-__device__ __forceinline__ void keep_tile(Stage& stage, LaneId id, const Served& served, TileOutputs& y) {
+__device__ __forceinline__ void keep_tile(Stage& stage, LaneId id, const OfRow& of_row, TileOutputs& y) {
 #pragma unroll
-  for (int i = 0; i < kGroups; ++i) {
-    const int own = i * kSteps + id.first_step;
-    if constexpr (MS_HAS_D) {
-      const auto D = [&](int) { return served.D; };
-      add_skips(stage.u, own, id, served.u_shift, D, y[i]);
-    }
-    if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, served.z_shift, y[i]);
-  }
+  for (int i = 0; i < kGroups; ++i) of_row.finish(stage, i * kSteps + id.first_step, id, y[i]);
   if (kLanesOfChannel > kSteps || kShifted<MS_U_ACCESS>) __syncwarp();
 #pragma unroll
   for (int i = 0; i < kGroups; ++i)
@@ -226,8 +202,10 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
   Shared& shared = block.shared[server];
   const Row row = shared.piece.row;
   TileCopies<true, kHeldStages> copies(params, shared, id.lane);
-  Served served;
-  served.load(p, row, id);
+  DeltaReader delta;
+  delta.load(p, row, id);
+  OfRow of_row;
+  of_row.load(p, row, id);
   // Where this lane stores its first chunk of the next whole tile.
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, server, id.lane));
   const int tiles = params.tiles_per_row;
@@ -243,7 +221,7 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
       event_wait(block.done[at], static_cast<unsigned>(before) / kSlots % 2);
       add_lanes(slot, id, outputs);
       Stage& last = shared.stage[static_cast<unsigned>(before) / kServers % kStages];
-      keep_tile(last, id, served, outputs);
+      keep_tile(last, id, of_row, outputs);
       if (copies.is_whole(before)) {
         store_whole(last.u, y, params, row, before, id.lane);
       } else {
@@ -252,7 +230,7 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
       __syncwarp();  // the next copy goes there
     }
     if (t < tiles) {
-      make_ready(p, row, copies.is_whole(t) ? kTile : steps_of_tile(p, t), *stage, id, served, slot);
+      make_ready(p, row, copies.is_whole(t) ? kTile : steps_of_tile(p, t), *stage, id, of_row, delta, slot);
       if (id.lane == 0) event_signal(block.ready[at]);
       copies.copy_ahead(params, row, shared, id.lane);
     }

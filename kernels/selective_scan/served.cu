@@ -117,23 +117,6 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
   }
 }
 
-// What a scanner keeps of its row besides: how rows of u and z are shifted, and D of the channels that the lane owns.
-struct OfRow {
-  float D[kOwned];
-  Shift<MS_U_ACCESS> u_shift;
-  Shift<MS_Z_ACCESS> z_shift;
-
-  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, LaneId id) {
-    u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
-    z_shift = shift_of<MS_Z_ACCESS>(p.z, row, id);
-#pragma unroll
-    for (int i = 0; i < kOwned; ++i) {
-      const int c = channel_of(id, id.first_owned + i);
-      D[i] = MS_HAS_D && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
-    }
-  }
-};
-
 // kSteps steps of a tile from step `first`; outputs replace u.
 __device__ __forceinline__ void scan_group(const ReadyTile& tile, Stage& stage, int first, int existing, LaneId id,
                                            const OfRow& of_row, Lane& self) {
@@ -162,11 +145,7 @@ __device__ __forceinline__ void scan_group(const ReadyTile& tile, Stage& stage, 
   for (int i = 0; i < kOwned; ++i)
 #pragma unroll
     for (int t = 0; t < kOwnedSteps; ++t) out[i][t] = sums[i][t];
-  if constexpr (MS_HAS_D) {
-    const auto D = [&](int i) { return of_row.D[i]; };
-    add_skips(stage.u, own, id, of_row.u_shift, D, out);
-  }
-  if constexpr (MS_HAS_Z) apply_gate(stage.z, own, id, of_row.z_shift, out);
+  of_row.finish(stage, own, id, out);
   if (kLanes > 1 || kShifted<MS_U_ACCESS>) __syncwarp();
   if (stores_outputs(id)) keep_outputs<false>(stage.u, own, id, 0, kSteps, out);
 }

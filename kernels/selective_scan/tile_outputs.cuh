@@ -66,6 +66,30 @@ __device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId i
   }
 }
 
+// What finishing outputs takes of a row, where there are registers to keep it: how rows of u and z are shifted, and D
+// of the channels that the lane owns.
+struct OfRow {
+  float D[kOwned];
+  Shift<MS_U_ACCESS> u_shift;
+  Shift<MS_Z_ACCESS> z_shift;
+
+  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, LaneId id) {
+    u_shift = shift_of<MS_U_ACCESS>(p.u, row, id);
+    z_shift = shift_of<MS_Z_ACCESS>(p.z, row, id);
+#pragma unroll
+    for (int i = 0; i < kOwned; ++i) {
+      const int c = channel_of(id, id.first_owned + i);
+      D[i] = MS_HAS_D && c < row.channels ? p.D[row.first_channel + c] : 0.0f;
+    }
+  }
+
+  // Of the lane's owned steps from step `first` of the tile on: adds D * u, and passes the gate.
+  __device__ __forceinline__ void finish(const Stage& stage, int first, LaneId id, Outputs& y) const {
+    if constexpr (MS_HAS_D) add_skips(stage.u, first, id, u_shift, [&](int i) { return D[i]; }, y);
+    if constexpr (MS_HAS_Z) apply_gate(stage.z, first, id, z_shift, y);
+  }
+};
+
 // A lane's outputs of a few steps are a fraction of a memory sector. They replace u in the tile, whose elements of
 // these steps all lanes have read, and go to memory in whole rows of the tile. PART: only steps begin to end - 1,
 // counted from `first`.

@@ -529,26 +529,31 @@ bool set_relay_shape(const SelectiveScanProblem& problem, const PlanChoice& want
   return fits_registers(v);
 }
 
+// A block for every row, if shared memory has room for it. clocks: of whichever kernel.
+void consider_turns(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                    const ForwardVariant& variant, decltype(clocks_of_relay)& clocks, Best& best) {
+  if (!fits_shared_memory(variant, device)) return;
+  Candidate c;
+  c.variant = variant;
+  c.rows = c.slots = rows_of(problem, variant);
+  if (c.rows > std::numeric_limits<int>::max()) return;
+  const double taken =
+      clocks(variant, c.rows, relay_blocks_per_sm(variant, device), problem.seqlen, std::max(device.sm_count, 1));
+  c.clocks = bounded_by_memory(taken, memory_clocks(variant, c.rows, c.slots, problem, device));
+  best.consider(c);
+}
+
 void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
                     Best& best) {
   for (int lanes = 1; lanes <= std::min(32, next_power_of_two(base.dstate)); lanes *= 2)
     for (int channels : {1, 2})
       for (int warps = 4; warps <= kMostRelayWarps; warps *= 2) {
-        Candidate c;
-        c.variant = base;
-        ForwardVariant& v = c.variant;
+        ForwardVariant v = base;
         v.lanes = static_cast<std::int16_t>(lanes);
         v.channels = static_cast<std::int16_t>(channels);
         v.warps = static_cast<std::int16_t>(warps);
         if (!set_relay_shape(problem, best.details(ScanKernel::kRelay), v) || problem.seqlen <= v.tile) continue;
-        if (!fits_shared_memory(v, device)) continue;
-        c.rows = rows_of(problem, v);
-        if (c.rows > std::numeric_limits<int>::max()) continue;
-        c.slots = c.rows;
-        c.clocks = bounded_by_memory(
-            clocks_of_relay(v, c.rows, relay_blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1)),
-            memory_clocks(v, c.rows, c.slots, problem, device));
-        best.consider(c);
+        consider_turns(problem, device, v, clocks_of_relay, best);
       }
 }
 
@@ -594,22 +599,13 @@ void consider_relay_served(const SelectiveScanProblem& problem, const driver::De
   const PlanChoice wanted = best.details(ScanKernel::kRelayServed);
   for (int lanes = 2; lanes <= std::min(32, next_power_of_two(base.dstate)); lanes *= 2)
     for (const int warps : {8, 4}) {  // of equals the first
-      Candidate c;
-      c.variant = base;
-      ForwardVariant& v = c.variant;
+      ForwardVariant v = base;
       v.lanes = static_cast<std::int16_t>(lanes);
       v.channels = 1;
       v.warps = static_cast<std::int16_t>(warps);
       if (!set_relay_served_shape(problem, device, wanted, v) || problem.seqlen <= v.unroll) continue;
-      if (!fits_shared_memory(v, device)) continue;
       if (!is_measured_relay_served(v, device) && wanted.lanes != v.lanes) continue;
-      c.rows = rows_of(problem, v);
-      if (c.rows > std::numeric_limits<int>::max()) continue;
-      c.slots = c.rows;
-      c.clocks = bounded_by_memory(clocks_of_relay_served(v, c.rows, relay_blocks_per_sm(v, device), problem.seqlen,
-                                                          std::max(device.sm_count, 1)),
-                                   memory_clocks(v, c.rows, c.slots, problem, device));
-      best.consider(c);
+      consider_turns(problem, device, v, clocks_of_relay_served, best);
     }
 }
 
@@ -893,15 +889,12 @@ std::size_t inputs_bytes(const ForwardVariant& v) {
   return 4 * sizeof(float) * static_cast<std::size_t>(inputs);
 }
 
-// Of a tile in relay_served.cu, what scanning warps leave of y: a number for every lane and step.
-std::size_t left_to_servers_bytes(const ForwardVariant& v) {
-  return 32 * sizeof(float) * static_cast<std::size_t>(v.tile);
-}
-
-// In relay_served.cu, a lane's states for every scanning warp and its A, and two events for every slot.
-std::size_t handed_bytes(const ForwardVariant& v) {
+// In relay_served.cu, besides what the servers have: what is in the slots beyond B, C and inputs (a number of y for
+// every lane and step), a lane's states for every scanning warp and its A, and two events for every slot.
+std::size_t relay_served_bytes(const ForwardVariant& v) {
   constexpr std::size_t kEvent = 8;
-  return 32 * sizeof(float) * static_cast<std::size_t>((v.warps + 1) * v.states) + 2 * kRelaySlots * kEvent;
+  const auto of_lane = static_cast<std::size_t>(kRelaySlots * v.tile + (v.warps + 1) * v.states);
+  return 32 * sizeof(float) * of_lane + 2 * kRelaySlots * kEvent;
 }
 
 }  // namespace
@@ -955,13 +948,12 @@ std::size_t ForwardVariant::shared_bytes() const {
   const std::size_t of_stage = sequences + raw(b_order, b_access) + raw(c_order, c_access);
   if (kernel() == ScanKernel::kRelayServed)
     return static_cast<std::size_t>(tiles_apart()) * (static_cast<std::size_t>(stages) * of_stage + piece) +
-           kRelaySlots * (of_tile + inputs_bytes(*this) + left_to_servers_bytes(*this));
+           kRelaySlots * (of_tile + inputs_bytes(*this)) + relay_served_bytes(*this);
   if (served) return static_cast<std::size_t>(stages) * of_stage + piece + 2 * (of_tile + inputs_bytes(*this));
   return static_cast<std::size_t>(stages) * of_stage + piece + of_tile;
 }
 
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
-  if (kernel() == ScanKernel::kRelayServed) return shared_bytes() + handed_bytes(*this);
   if (served || abreast > 1) return scan_slots() * shared_bytes();
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;

@@ -79,14 +79,11 @@ struct ForwardVariant {
   // Of a block of scan(); kPairs in served.cu.
   unsigned scan_slots() const { return is_relay() ? 1 : served ? 4 : static_cast<unsigned>(abreast); }
   unsigned scan_threads() const {
-    const auto scanning = static_cast<unsigned>(warps);
-    return 32 * scan_slots() *
-           (!served      ? scanning
-            : is_relay() ? scanning + static_cast<unsigned>(tiles_apart())
-                         : 2 * scanning);
+    const int serving = served ? tiles_apart() : 0;  // in turns
+    return 32 * scan_slots() * static_cast<unsigned>(warps + serving);
   }
   unsigned scan_blocks(const SelectiveScanForwardParams& params) const;
-  std::size_t shared_bytes() const;          // of a warp, or pair of warps: all that forward.cu has
+  std::size_t shared_bytes() const;          // of a warp, or a pair, or in relay_served.cu a block
   std::size_t dynamic_shared_bytes() const;  // of a block of several warps; 0: all is static
 
   jit::Variant scan() const;     // the kernel()

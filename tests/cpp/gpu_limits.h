@@ -109,6 +109,8 @@ inline driver::DeviceReport report_of(int capability, int sm_count) {
   return device;
 }
 
+inline driver::DeviceReport device_with(int sm_count, int capability = 90) { return report_of(capability, sm_count); }
+
 // With the clock and the memory of an H100, of which the multiprocessors have their share.
 inline driver::DeviceReport h100_report(int sm_count = 132, int capability = 90) {
   driver::DeviceReport device = report_of(capability, sm_count);

@@ -17,10 +17,9 @@
 namespace mamba_scan::ops {
 namespace {
 
+using test::device_with;
 using test::memory;
 using test::problem_of;
-
-driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
 
 SelectiveScanProblem with_everything(SelectiveScanProblem p) {
   p = test::full(p);

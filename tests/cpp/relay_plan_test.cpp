@@ -18,10 +18,9 @@
 namespace mamba_scan::ops {
 namespace {
 
+using test::device_with;
 using test::memory;
 using test::problem_of;
-
-driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
 
 bool takes_turns(const SelectiveScanProblem& p, const driver::DeviceReport& device) {
   return plan_forward(p, device).variant.is_relay();

@@ -11,10 +11,9 @@
 namespace mamba_scan::ops {
 namespace {
 
+using test::device_with;
 using test::memory;
 using test::problem_of;
-
-driver::DeviceReport device_with(int sm_count, int capability = 90) { return test::report_of(capability, sm_count); }
 
 void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, const driver::DeviceReport& device) {
   const ForwardVariant& v = plan.variant;

@@ -75,17 +75,9 @@ void AccessChecker::full_barrier() {
 }
 
 void AccessChecker::partial_barrier(const std::vector<unsigned>& contributors, const std::vector<unsigned>& receivers) {
-  clocks_used_ = true;
-  std::vector<std::uint32_t> joined(threads_, 0);
-  for (unsigned t : contributors) {
-    const std::uint32_t* known = &clocks_[std::size_t{t} * threads_];
-    for (unsigned k = 0; k < threads_; ++k) joined[k] = std::max(joined[k], known[k]);
-  }
-  for (unsigned t : receivers) {
-    std::uint32_t* known = &clocks_[std::size_t{t} * threads_];
-    for (unsigned k = 0; k < threads_; ++k) known[k] = std::max(known[k], joined[k]);
-  }
-  for (unsigned t : contributors) ++clocks_[std::size_t{t} * threads_ + t];
+  Past past;
+  for (unsigned t : contributors) release(t, past);
+  for (unsigned t : receivers) acquire(t, past);
 }
 
 void AccessChecker::release(unsigned thread, Past& to) {
