@@ -22,7 +22,7 @@ CHILD = """
 import json, re, resource, sys
 import numpy, torch, mamba_scan
 folder, kind, layout, limit = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-seqlen, dim, dstate = 160_000, 128, 4
+seqlen, dim, dstate = 240_000, 128, 4
 def shape(width):
     return (1, seqlen, width) if layout == "bld" else (1, width, seqlen)
 A = -torch.rand(dim, dstate)
@@ -50,12 +50,12 @@ print(json.dumps({"peak": status("VmHWM") - before, "ring": result.statistics.ri
 
 @pytest.fixture(scope="module", params=["bld", "bdl"])
 def big_files(request, tmp_path_factory):
-    """240 MB of inputs on disk."""
+    """253 MB of inputs on disk."""
     folder = tmp_path_factory.mktemp("big")
     generator = np.random.default_rng(0)
     for name, width in (("u", 128), ("delta", 128), ("B", 4), ("C", 4)):
         with (folder / f"{name}.bin").open("wb") as file:
-            for _ in range(16):
+            for _ in range(24):
                 file.write(generator.random((10_000, width), np.float32).tobytes())
     yield folder, request.param
     for path in folder.iterdir():
@@ -76,13 +76,14 @@ def test_host_memory_is_bounded_by_the_ring(kind, big_files, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=few)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["bytes"] > 160e6
+    assert report["bytes"] > 250e6
     assert report["ring"] < 60e6
-    # The ring, results under way (half of its size), and up to two chunks of mapped pages of inputs and result, whose
-    # rows of steps are rounded up to pages.
-    mapped = 2 * report["chunk"] * 4 * (128 + 128 + 4 + 4 + 128)
+    # The ring, results under way (half of its size), and up to two chunks of mapped pages of inputs and result. Linux
+    # maps what it holds of the 64 KiB around a page that is asked for, at both ends of each row.
+    rows = 128 + 128 + 4 + 4 + 128 if layout == "bdl" else 5
+    mapped = 2 * (report["chunk"] * 4 * (128 + 128 + 4 + 4 + 128) + rows * (64 << 10))
     assert report["peak"] < 1.5 * report["ring"] + 1.2 * mapped, report
-    assert report["peak"] < 0.5 * (report["bytes"] + 160_000 * 4 * 128), report
+    assert report["peak"] < 0.5 * (report["bytes"] + 240_000 * 4 * 128), report
 
 
 def test_the_ring_does_not_grow_with_the_sequence(tmp_path):
