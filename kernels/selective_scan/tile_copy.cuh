@@ -25,6 +25,7 @@ namespace {
 // PITCH: elements from a row to the next in shared memory.
 template <int ACCESS, int ROWS, int COLUMNS, int PITCH>
 struct Chunks {
+  static constexpr int kAccess = ACCESS, kRows = ROWS, kColumns = COLUMNS, kPitch = PITCH;
   static constexpr int kBytes = kCopyBytes<ACCESS, COLUMNS>;
   static constexpr int kPerRow = COLUMNS * kElementBytes < kBytes ? 1 : COLUMNS * kElementBytes / kBytes;
   static constexpr int kCount = ROWS * kPerRow;
@@ -52,12 +53,13 @@ template <int ACCESS>
 using SequenceChunks = Chunks<ACCESS, kSequenceRows, kSequenceColumns, kPitch<ACCESS>>;
 
 // B or C.
-template <int ORDER>
+template <int ORDER, int ACCESS>
 using ProjectionChunks =
-    Chunks<kVectors, kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionPitch<ORDER, kVectors>>;
+    Chunks<ACCESS, kProjectionRows<ORDER>, kProjectionColumns<ORDER>, kProjectionPitch<ORDER, ACCESS>>;
 
 template <int ORDER, int ACCESS>
-constexpr bool kProjectionByPointer = ORDER < 2 && ACCESS == kVectors && ProjectionChunks<ORDER>::kByPointer;
+constexpr bool kProjectionByPointer =
+    ORDER < 2 && (ACCESS == kVectors || ACCESS == kWindows) && ProjectionChunks<ORDER, ACCESS>::kByPointer;
 
 // The lane's first chunk of u, delta, z or y in a tile.
 template <int ACCESS>
@@ -66,27 +68,13 @@ __device__ __forceinline__ const char* sequence_source(const SequenceTensor& x, 
   return SequenceChunks<ACCESS>::first(rows.from, rows.row_stride, lane);
 }
 
-template <int ORDER>
+template <int ORDER, int ACCESS>
 __device__ __forceinline__ const char* projection_source(const ProjectionTensor& x, const Row& row, int tile,
                                                          int lane) {
   const Element* first = static_cast<const Element*>(x.data) + row.batch * x.batch_stride +
                          static_cast<Index>(tile) * kTile * x.seq_stride + row.group * x.group_stride;
   if (ORDER == 1 && kReverse) first -= kTile - 1;
-  return ProjectionChunks<ORDER>::first(first, ORDER == 1 ? x.state_stride : x.seq_stride, lane);
-}
-
-// B or C. BACK: on to the tile before this one rather than the one after it.
-template <int ORDER, bool BACK>
-__device__ __forceinline__ void copy_projection_chunks(Element* to, const char*& from, const TileSteps& steps,
-                                                       int lane) {
-  using C = ProjectionChunks<ORDER>;
-  const char* source = from;
-  const Index between = steps.between;
-  C::for_each(lane, [&](int offset) {
-    async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
-    source += between;
-  });
-  from += BACK ? -steps.advance : steps.advance;
+  return ProjectionChunks<ORDER, ACCESS>::first(first, ORDER == 1 ? x.state_stride : x.seq_stride, lane);
 }
 
 // u, delta or z: the chunks with any of the warp's channels, which may be fewer than it could have. Of what is in
@@ -118,29 +106,56 @@ __device__ __forceinline__ void copy_sequence_chunks(Element* to, const char*& f
 }
 
 // Row r's first element, of the tile in which the lane's first chunk begins with the element at `from`.
-template <int ACCESS>
-__device__ __forceinline__ const Element* begin_of_row(const char* from, const SequenceTensor& x, int r, int lane) {
-  using C = SequenceChunks<ACCESS>;
-  const Index row_stride = kSeqContiguous ? x.dim_stride : x.seq_stride;
+template <class C>
+__device__ __forceinline__ const Element* begin_of_row(const char* from, Index row_stride, int r, int lane) {
   return reinterpret_cast<const Element*>(from - lane % C::kPerRow * C::kBytes +
                                           (r - lane / C::kPerRow) * row_stride * kElementBytes);
 }
 
+__device__ __forceinline__ Index sequence_row_stride(const SequenceTensor& x) {
+  return kSeqContiguous ? x.dim_stride : x.seq_stride;
+}
+
 // The last words or windows of shifted rows, one more than rows divide into: a lane copies that of every 32nd row.
-template <int ACCESS>
-__device__ __forceinline__ void copy_row_ends(Element* to, const char* from, const SequenceTensor& x, int channels,
-                                              int lane) {
+// exists(r, shift): whether that of row r has anything of the problem.
+template <class C, class Exists>
+__device__ __forceinline__ void copy_row_ends(Element* to, const char* from, Index row_stride, int lane,
+                                              const Exists& exists) {
 #pragma unroll
-  for (int base = 0; base < kSequenceRows; base += 32) {
+  for (int base = 0; base < C::kRows; base += 32) {
     const int r = base + lane;
-    if (kSequenceRows % 32 != 0 && r >= kSequenceRows) break;
-    const Element* row = begin_of_row<ACCESS>(from, x, r, lane);
-    const int shift = shift_of_row<ACCESS>(row);
-    const bool exists = kSeqContiguous ? r < channels : channels + shift > kSequenceColumns;
-    if (exists && shift > 0)
-      async_copy<kShifts<ACCESS> * kElementBytes>(to + r * kPitch<ACCESS> + kSequenceColumns,
-                                                  row - shift + kSequenceColumns);
+    if (C::kRows % 32 != 0 && r >= C::kRows) break;
+    const Element* row = begin_of_row<C>(from, row_stride, r, lane);
+    const int shift = shift_of_row<C::kAccess>(row);
+    if (exists(r, shift) && shift > 0)
+      async_copy<C::kBytes>(to + r * C::kPitch + C::kColumns, row - shift + C::kColumns);
   }
+}
+
+// Those of u, delta or z.
+template <int ACCESS>
+__device__ __forceinline__ void copy_sequence_ends(Element* to, const char* from, const SequenceTensor& x, int channels,
+                                                   int lane) {
+  copy_row_ends<SequenceChunks<ACCESS>>(to, from, sequence_row_stride(x), lane, [&](int r, int shift) {
+    return kSeqContiguous ? r < channels : channels + shift > kSequenceColumns;
+  });
+}
+
+// B or C. BACK: on to the tile before this one rather than the one after it.
+template <int ORDER, int ACCESS, bool BACK>
+__device__ __forceinline__ void copy_projection_chunks(Element* to, const char*& from, const TileSteps& steps,
+                                                       const ProjectionTensor& tensor, int lane) {
+  using C = ProjectionChunks<ORDER, ACCESS>;
+  if constexpr (kShifted<ACCESS>)
+    copy_row_ends<C>(to, from, ORDER == 1 ? tensor.state_stride : tensor.seq_stride, lane_anew(lane),
+                     [](int, int) { return true; });
+  const char* source = from - shift_of_row<ACCESS>(from) * kElementBytes;
+  const Index between = steps.between;
+  C::for_each(lane, [&](int offset) {
+    async_copy<C::kBytes>(reinterpret_cast<char*>(to) + offset, source);
+    source += between;
+  });
+  from += BACK ? -steps.advance : steps.advance;
 }
 
 #if MS_PREPARED
@@ -202,7 +217,7 @@ __device__ __forceinline__ void store_words(const Element* from, char*& to, cons
     for (int base = 0; base < kSequenceRows; base += 32) {
       const int r = base + lane;
       if (kSequenceRows % 32 != 0 && r >= kSequenceRows) break;
-      const Element* last = begin_of_row<kWords>(to, y, r, lane) + kSequenceColumns - 1;
+      const Element* last = begin_of_row<Words>(to, sequence_row_stride(y), r, lane) + kSequenceColumns - 1;
       if (!is_second_half(last))
         store_global<2>(const_cast<Element*>(last), from + r * kOutputPitch + kOutputPlace + kSequenceColumns - 1);
     }
@@ -238,8 +253,8 @@ class TileCopies {
     u_ = sequence_source<MS_U_ACCESS>(p.u, piece.row, next_, lane);
     delta_ = sequence_source<MS_DELTA_ACCESS>(p.delta, piece.row, next_, lane);
     if constexpr (OUTPUTS && MS_HAS_Z) z_ = sequence_source<MS_Z_ACCESS>(p.z, piece.row, next_, lane);
-    if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER>(p.B, piece.row, next_, lane);
-    if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER>(p.C, piece.row, next_, lane);
+    if constexpr (kBByPointer) B_ = projection_source<MS_B_ORDER, MS_B_ACCESS>(p.B, piece.row, next_, lane);
+    if constexpr (kCByPointer) C_ = projection_source<MS_C_ORDER, MS_C_ACCESS>(p.C, piece.row, next_, lane);
 #pragma unroll 1
     for (int i = 0; i < kStages - 1 - HELD; ++i) copy_next(params, piece.row, shared, i, lane);
   }
@@ -319,7 +334,7 @@ class TileCopies {
                                                      const SequenceTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
       const int channels = row.channels;
-      if constexpr (kShifted<ACCESS>) copy_row_ends<ACCESS>(to, from, tensor, channels, lane_anew(lane));
+      if constexpr (kShifted<ACCESS>) copy_sequence_ends<ACCESS>(to, from, tensor, channels, lane_anew(lane));
       copy_sequence_chunks<ACCESS, !OUTPUTS>(to, from, steps, channels, lane);
     } else {
       copy_sequence<ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, row.channels, lane_anew(lane));
@@ -330,7 +345,7 @@ class TileCopies {
   __device__ __forceinline__ void copy_projection_tile(Element* to, const char*& from, const TileSteps& steps,
                                                        const ProjectionTensor& tensor, const Row& row, int lane) {
     if constexpr (BY_POINTER) {
-      copy_projection_chunks<ORDER, !OUTPUTS>(to, from, steps, lane);
+      copy_projection_chunks<ORDER, ACCESS, !OUTPUTS>(to, from, steps, tensor, lane);
     } else {
       copy_projection<ORDER, ACCESS>(to, tensor, row, static_cast<Index>(next_) * kTile, kTile, lane_anew(lane));
     }

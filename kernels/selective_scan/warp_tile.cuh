@@ -138,7 +138,7 @@ constexpr int kProjectionRows = ORDER == 1 ? kDState : kTile;
 template <int ORDER>
 constexpr int kProjectionColumns = ORDER == 1 ? kTile : kDState * kParts;
 template <int ORDER, int ACCESS>
-constexpr int kProjectionPitch = kShifted<ACCESS>                         ? kProjectionColumns<ORDER> / 2 * 2 + 2
+constexpr int kProjectionPitch = kShifted<ACCESS> ? (kProjectionColumns<ORDER> / kShifts<ACCESS> + 1) * kShifts<ACCESS>
                                  : ORDER == 1 && kReadsRaw<ORDER, ACCESS> ? kPaddedSteps
                                                                           : kProjectionColumns<ORDER>;
 template <int ORDER, int ACCESS>

@@ -59,6 +59,7 @@ double expansion(const ForwardVariant& v, ProjectionOrder order, Access access) 
   if (v.prepared || order == ProjectionOrder::kConstant) return 0;
   if (order == ProjectionOrder::kStrided) return 100 * of_lane;
   if (access == Access::kWords) return 46 * of_lane;
+  if (access == Access::kWindows) return 20 * of_lane;
   if (order == ProjectionOrder::kStates && v.lanes * v.states == v.dstate && v.states % 4 == 0)
     return (v.lanes >= 4 ? 5 : 1) * of_lane;  // of few states the other warps hide it
   return 11 * of_lane;
@@ -73,6 +74,12 @@ double owned(const ForwardVariant& v) {
 double shifted(const ForwardVariant& v) {
   if (v.u_access == Access::kWindows) return 23;
   return v.u_access == Access::kWords && v.dtype != DType::kFloat32 ? 19 : 0;
+}
+
+// Rows of u, B or C that begin anywhere?
+bool is_unaligned(const ForwardVariant& v) {
+  const auto in_vectors = [](Access access) { return access == Access::kVectors; };
+  return !in_vectors(v.u_access) || !in_vectors(v.b_access) || !in_vectors(v.c_access);
 }
 
 // A step's share of what moves a tile.
@@ -230,11 +237,12 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
 double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
   constexpr double kOnce = 9200, kNextBlocks = 1000, kNextRound = 4300;
   constexpr double kOfTile = 100, kElement = 22, kElementInOrder = 15, kOwned = 48, kOfOption = 35.5, kOfTurn = 620;
+  constexpr double kUnaligned = 1450, kOnceUnaligned = 4000;
   const auto expanding = [&](ProjectionOrder order) {
     return v.tile / 32.0 * v.dstate * (order == ProjectionOrder::kSteps ? kElement : kElementInOrder);
   };
   const double own = static_cast<double>(v.tile) / v.lanes;  // steps of a channel that a lane of a server has
-  const double tile = kOfTile + expanding(v.b_order) + expanding(v.c_order) +
+  const double tile = kOfTile + (is_unaligned(v) ? kUnaligned : 0) + expanding(v.b_order) + expanding(v.c_order) +
                       own * (kOwned + kOfOption * v.softplus + kOfOption * v.has_z);
   const double server = tile / v.tiles_apart(), turns = kOfTurn / 4 * v.tile / v.unroll;
   const auto round = [&](Index blocks) {
@@ -245,7 +253,8 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident,
   const Index blocks = ceil_div(rows, sms);
   const auto more = static_cast<double>(std::min<Index>(blocks, resident) - 1);  // that start at once
   const double rounds = static_cast<double>(ceil_div(blocks, resident) - 1);
-  const double starts = kOnce + kNextBlocks * more * more + kNextRound * rounds;
+  const double starts =
+      kOnce + (is_unaligned(v) ? kOnceUnaligned : 0) + kNextBlocks * more * more + kNextRound * rounds;
   return starts + static_cast<double>(ceil_div(seqlen, v.tile)) * in_waves(blocks, resident, round);
 }
 

@@ -72,11 +72,18 @@ Index busy_schedulers(const ForwardVariant& v, const driver::DeviceReport& devic
   return Index{std::max(device.sm_count, 1)} * std::min(4, blocks_per_sm(v, device));
 }
 
+// Windows of rows of steps, of more states than those for which short ones are worth it (uses_windows()).
+constexpr int kStatesOfShortWindows = 10;
+bool has_long_windows(const ForwardVariant& v) {
+  return v.u_access == Access::kWindows && v.seq_contiguous && v.states > kStatesOfShortWindows;
+}
+
 // Where shared memory holds fewer warps than registers do, a warp may have more of these.
 std::int16_t blocks_in_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
-  constexpr int kFewest = 8;                                     // which have all registers
-  const int blocks = ceil_div(blocks_per_sm(v, device), 4) * 4;  // as many for every scheduler
-  return static_cast<std::int16_t>(std::min<int>(v.min_blocks, std::max(blocks, kFewest)));
+  constexpr int kFewest = 8;  // which have all registers
+  // As many for every scheduler; long tiles of many states gain from what registers are left, too.
+  const int of_scheduler = has_long_windows(v) ? blocks_per_sm(v, device) / 4 : ceil_div(blocks_per_sm(v, device), 4);
+  return static_cast<std::int16_t>(std::min<int>(v.min_blocks, std::max(4 * of_scheduler, kFewest)));
 }
 
 struct Candidate {
@@ -133,7 +140,14 @@ void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
     v.b_access = v.c_access = Access::kVectors;
     return;
   }
-  const ProjectionLayout B = layout_of(problem.B, problem, v.tile), C = layout_of(problem.C, problem, v.tile);
+  // Windows of B and C take less of a warp's time than words, but registers and shared memory, which only warps that
+  // serve others have to spare: relay.cu measured slower with them.
+  const auto layout = [&](const ProjectionTensor& tensor) {
+    ProjectionLayout layout = layout_of(tensor, problem, v.tile);
+    if (!v.served && layout.access == Access::kWindows) layout.access = Access::kWords;
+    return layout;
+  };
+  const ProjectionLayout B = layout(problem.B), C = layout(problem.C);
   v.b_order = B.order, v.b_access = B.access;
   v.c_order = C.order, v.c_access = C.access;
 }
@@ -142,15 +156,18 @@ void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
 bool is_unaligned(Access access) { return access == Access::kWords || access == Access::kWindows; }
 
 // Windows take fewer copies than words, but more shared memory. Those of a lane lie in rows that must be shifted alike:
-// as many rows apart as fit 32 lanes, and a multiple of the elements of a window. Where rows are short ones of steps,
-// many states do better with words, whose tiles may be twice as long, and whose copies the L1 cache serves.
-bool has_windows(const ForwardVariant& v) {
-  constexpr int kElements = 8;  // of 16 bits
-  const bool fits = element_size(v.dtype) == 2 && v.channels == 1 && v.tile_columns() % kElements == 0 &&
-                    v.tile_columns() <= 32 && v.tile % kElements == 0;
+// as many rows apart as fit 32 lanes, and a multiple of the elements of a window. Short rows of steps, of which a
+// window more is half as much again, are worth it where states are few; long ones leave room for fewer warps, which
+// short sequences need to have one begin while others go on.
+bool uses_windows(const ForwardVariant& v, Index seqlen) {
+  constexpr int kMostStates = 16, kLongTile = 32;
+  const bool fits = has_windows(v.tile_columns(), v.dtype) && v.channels == 1 && v.tile_columns() <= 32 &&
+                    v.tile % kWindowElements == 0;
   if (v.kernel() == ScanKernel::kRelay)
     return fits && v.seq_contiguous && v.lanes > 1 && v.states >= 4;  // whose lanes read few words each
-  return fits && (!v.seq_contiguous || (v.lanes <= 2 && v.states <= 10));
+  const bool is_long = v.kernel() == ScanKernel::kForward && v.tile >= kLongTile && seqlen >= 4 * kLongTile;
+  const int most = is_long ? kMostStates : kStatesOfShortWindows;
+  return fits && (!v.seq_contiguous || (v.lanes <= 2 && v.states <= most));
 }
 
 // Do rows of outputs wait for the rest of a sector (sector_outputs.cuh)? Reversed scans would have to wait for what
@@ -171,7 +188,7 @@ void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
   };
   const auto input_access = [&](const SequenceTensor& x) {
     const Access plain = access(x);
-    return plain == Access::kWords && has_windows(v) ? Access::kWindows : plain;
+    return plain == Access::kWords && uses_windows(v, problem.seqlen) ? Access::kWindows : plain;
   };
   v.u_access = input_access(problem.u);
   v.delta_access = input_access(problem.delta);
@@ -259,12 +276,13 @@ TileSteps sequence_steps(const SequenceTensor& tensor, Access access, const Forw
   return tile_steps(v.tile_columns(), row_stride, advance, v.dtype, access);
 }
 
-TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionOrder order, const ForwardVariant& v) {
+TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionLayout layout, const ForwardVariant& v) {
   const Index advance = Index{v.tiles_apart()} * v.tile * tensor.seq_stride;
-  if (order == ProjectionOrder::kStates)
-    return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype, Access::kVectors);
-  if (order == ProjectionOrder::kSteps)
-    return tile_steps(v.tile, tensor.state_stride, advance, v.dtype, Access::kVectors);
+  if (layout.access == Access::kWords) return {0, 0};
+  if (layout.order == ProjectionOrder::kStates)
+    return tile_steps(v.dstate * (v.is_complex ? 2 : 1), tensor.seq_stride, advance, v.dtype, layout.access);
+  if (layout.order == ProjectionOrder::kSteps)
+    return tile_steps(v.tile, tensor.state_stride, advance, v.dtype, layout.access);
   return {0, 0};
 }
 
@@ -274,8 +292,8 @@ void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params)
   params.delta_steps = sequence_steps(p.delta, v.delta_access, v);
   params.z_steps = sequence_steps(p.z, v.z_access, v);
   params.y_steps = sequence_steps(p.y, v.y_access, v);
-  params.B_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.B, v.b_order, v);
-  params.C_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.C, v.c_order, v);
+  params.B_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.B, {v.b_order, v.b_access}, v);
+  params.C_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.C, {v.c_order, v.c_access}, v);
 }
 
 // ---- what forward.cu takes ----
@@ -284,7 +302,7 @@ void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params)
 // long then: in fp32, where it has few steps, if as many warps find shared memory; in 16 bits, where steps are adjacent
 // and each channel is a row, if enough do.
 void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, ForwardVariant& v) {
-  constexpr int kEnough = 12;
+  constexpr int kEnough = 12, kEnoughOfWindows = 8;
   const bool is_fp32 = v.dtype == DType::kFloat32;
   if (v.is_complex || !is_unaligned(v.u_access) || v.tile * element_size(v.dtype) != 32) return;
   if (!is_fp32 && (!v.seq_contiguous || v.lanes > 2)) return;
@@ -292,8 +310,8 @@ void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
   longer.tile *= 2;
   set_projections(problem, longer);
   set_accesses(problem, longer);
-  const int blocks = blocks_per_sm(v, device);
-  if (blocks_per_sm(longer, device) >= (is_fp32 ? blocks : std::min(blocks, kEnough))) v = longer;
+  const int blocks = blocks_per_sm(v, device), enough = has_long_windows(longer) ? kEnoughOfWindows : kEnough;
+  if (blocks_per_sm(longer, device) >= (is_fp32 ? blocks : std::min(blocks, enough))) v = longer;
 }
 
 // Bytes that memory moves in a clock of the multiprocessors; 0: the device does not say.
@@ -348,7 +366,7 @@ double clocks_unprepared(ForwardVariant v, Index rows, Index slots, const Select
                          const driver::DeviceReport& device) {
   const auto access = [&](const ProjectionTensor& tensor, ProjectionOrder order, Access access) {
     const bool in_vectors = access == Access::kVectors && order != ProjectionOrder::kConstant;
-    return in_vectors && projection_steps(tensor, order, v).advance == 0 ? Access::kWords : access;
+    return in_vectors && projection_steps(tensor, {order, access}, v).advance == 0 ? Access::kWords : access;
   };
   v.b_access = access(problem.B, v.b_order, v.b_access);
   v.c_access = access(problem.C, v.c_order, v.c_access);
@@ -459,7 +477,7 @@ void consider_shape(const SelectiveScanProblem& problem, const driver::DeviceRep
   consider_tile(problem, device, v, may_cut, best);
   constexpr int kShortest = 32;  // bytes of a row of steps
   if (wanted.tile > 0 || v.chunk_invariant || v.is_complex || v.tile * element_size(v.dtype) <= kShortest) return;
-  if (!is_crowded(problem, device, v)) return;
+  if (!is_crowded(problem, device, v) || has_long_windows(v)) return;
   v.tile /= 2;
   set_projections(problem, v);
   set_accesses(problem, v);
@@ -584,14 +602,18 @@ bool set_relay_served_shape(const SelectiveScanProblem& problem, const driver::D
   return true;
 }
 
-// Where this was measured to pay: 16-bit rows that are moved in vectors, many states, Hopper. Others are for tuning
-// only.
+// Where this was measured to pay: 16 bits, many states, Hopper; adjacent steps, or rows that are moved in vectors.
+// Others are for tuning only.
 bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceReport& device) {
   constexpr int kFew = 8;
-  const auto in_vectors = {v.u_access, v.delta_access, v.z_access, v.y_access, v.b_access, v.c_access};
-  return device.major == 9 && v.dstate > kFew && element_size(v.dtype) == 2 &&
-         std::all_of(in_vectors.begin(), in_vectors.end(), [](Access access) { return access == Access::kVectors; }) &&
-         v.b_order != ProjectionOrder::kStrided && v.c_order != ProjectionOrder::kStrided;
+  const auto all = [&](const auto& condition) {
+    return condition(v.u_access) && condition(v.delta_access) && condition(v.z_access) && condition(v.y_access);
+  };
+  const bool are_vectors = all([](Access access) { return access == Access::kVectors; });
+  const bool are_rows = v.seq_contiguous && all([](Access access) { return access != Access::kElementwise; });
+  return device.major == 9 && v.dstate > kFew && element_size(v.dtype) == 2 && (are_vectors || are_rows) &&
+         v.b_access != Access::kWords && v.c_access != Access::kWords && v.b_order != ProjectionOrder::kStrided &&
+         v.c_order != ProjectionOrder::kStrided;
 }
 
 void consider_relay_served(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
@@ -623,9 +645,10 @@ bool can_be_served(const SelectiveScanProblem& problem, const driver::DeviceRepo
 // room for; otherwise as many steps as are computed together, once states are not so few that a tile shows.
 std::int16_t usual_served_tile(const SelectiveScanProblem& problem, const ForwardVariant& v) {
   constexpr int kFew = 4;
+  constexpr std::int16_t kLongServedTile = 32;
   const bool is_aligned = access_of(problem.u, problem, v.seq_contiguous, v.tile_columns()) == Access::kVectors &&
                           element_size(v.dtype) == 2;
-  if (!is_aligned) return v.tile;
+  if (!is_aligned) return has_windows(v.tile, v.dtype) && v.seq_contiguous && v.lanes > 1 ? kLongServedTile : v.tile;
   if (v.seq_contiguous) return v.dstate <= kFew ? std::max<std::int16_t>(v.tile, 64) : v.tile;
   return v.states > kFew ? std::min(v.tile, kServedSteps) : v.tile;
 }
@@ -929,6 +952,7 @@ std::size_t ForwardVariant::shared_bytes() const {
   const auto raw = [&](ProjectionOrder order, Access access) {
     if (order == ProjectionOrder::kConstant) return aligned(element);
     if (order == ProjectionOrder::kSteps && is_raw(order, access)) return aligned(dstate * padded_steps);
+    if (access == Access::kWindows) return aligned(dstate * (tile + kWindowElements) * element);
     if (!is_shifted_row(access)) return aligned(row * dstate * element);
     return aligned(order == ProjectionOrder::kSteps ? dstate * (tile + 2) * element
                                                     : tile * (dstate / 2 * 2 + 2) * element);

@@ -371,6 +371,22 @@ TEST(Plan, MovesInWindowsOrWordsWhatIsNotAlignedAndByElementWhatIsNotAdjacent) {
   EXPECT_EQ(unprepared(problem_of(8, 2047, 5120, 4, DType::kFloat32, true)).u_access, Access::kWords);
 }
 
+TEST(Plan, LongRowsOfStepsThatBeginAnywhereAreMovedInLongWindows) {
+  const auto device = device_with(132);
+  const auto variant_of = [&](Index seqlen, Index dstate) {
+    return plan_forward(problem_of(128, seqlen, 1024, dstate, DType::kBFloat16, true), device).variant;
+  };
+  for (const Index dstate : {16, 32}) {
+    const ForwardVariant v = variant_of(1025, dstate);
+    EXPECT_EQ(v.states, 16);
+    EXPECT_EQ(v.u_access, Access::kWindows);
+    EXPECT_EQ(v.tile, 32);
+    EXPECT_EQ(v.min_blocks, 8) << "as many for every scheduler, with all registers";
+  }
+  EXPECT_EQ(variant_of(1024, 16).tile, 16) << "aligned";
+  EXPECT_EQ(variant_of(49, 16).u_access, Access::kWords) << "two such tiles, of few warps at a time";
+}
+
 TEST(Plan, ReversesASingleStepOfAnyStride) {
   SelectiveScanProblem p = problem_of(2, 1, 64, 1);
   p.reverse = true;

@@ -126,6 +126,15 @@ TEST(RelayPlan, LeavesWhatTheKernelDoesNotServe) {
   EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 4; })) << "a single tile";
 }
 
+TEST(RelayPlan, MovesBAndCThatBeginAnywhereInWords) {
+  const PlanChoice choice{.lanes = 4, .warps = 8};
+  const SelectiveScanProblem p = problem_of(1, 1001, 2048, 16, DType::kBFloat16, true);
+  const ForwardVariant v = plan_forward(p, test::h100_report(), &choice).variant;
+  ASSERT_EQ(v.kernel(), ScanKernel::kRelay);
+  EXPECT_EQ(v.b_access, Access::kWords);
+  EXPECT_EQ(v.c_access, Access::kWords);
+}
+
 TEST(RelayPlan, StaysWithinTheSharedMemoryOfTheDevice) {
   driver::DeviceReport device = device_with(132);
   device.shared_per_block_optin = 0;  // an old driver does not tell

@@ -72,10 +72,13 @@ TEST(RelayServedPlan, TakesPromptsOf16BitModels) {
   EXPECT_TRUE(taken(512, 2048));
   EXPECT_TRUE(taken(1024, 2560)) << "more rows than multiprocessors hold at once";
   EXPECT_TRUE(taken(512, 2048, 32));
+  EXPECT_TRUE(taken(1001, 2048)) << "rows begin anywhere";
   EXPECT_FALSE(taken(1024, 4096)) << "as many rows as schedulers";
   EXPECT_FALSE(taken(131072, 2048)) << "a cut in time is faster";
   EXPECT_FALSE(taken(1024, 2048, 8)) << "few states leave servers no time";
   EXPECT_FALSE(taken(1024, 2048, 16, DType::kFloat32)) << "not faster there";
+  EXPECT_FALSE(is_taken(test::full(problem_of(1, 1024, 2042, 16, DType::kBFloat16)), device))
+      << "steps of channels that begin anywhere: not measured";
   EXPECT_FALSE(is_taken(test::full(problem_of(1, 1024, 2048, 16, DType::kBFloat16, true)), device_with(132, 86)))
       << "not measured there";
 }

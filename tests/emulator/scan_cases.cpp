@@ -102,6 +102,16 @@ std::vector<ScanCase> scan_cases() {
     scan.spacing = Spacing::kDense, scan.dim = 33, scan.dstate = 4, scan.seqlens = {45, 71};
     scan.choice = {1, 1, false, 32, 16, 2, 8};
   }
+  // The same of long sequences and as many states as a lane can have.
+  for (const Index dstate : {16, 31})
+    for (const bool cut : {false, true}) {
+      ScanCase& scan = add("LongWindows", cut ? bf16 : f16, channels).everything();
+      scan.name += std::to_string(dstate) + (cut ? "Cut" : "");
+      scan.spacing = Spacing::kDense, scan.dim = 37, scan.dstate = dstate, scan.reverse = cut == (dstate == 31);
+      scan.states_first_B = scan.states_first_C = dstate == 16;
+      scan.seqlens = {cut ? 389 : 135, 161};
+      scan.choice = {static_cast<std::int16_t>(dstate / 15), 1, cut, 32, 8, 2, 8};
+    }
   for (const Index dstate : {1, 3, 23, 33}) {
     ScanCase& scan = add("DenseOddStates", dstate == 23 ? f32 : bf16, dstate == 3 ? channels : steps).everything();
     scan.name += std::to_string(dstate);
@@ -275,7 +285,11 @@ std::vector<ScanCase> scan_cases() {
   }
   add_relay_served("RelayServedOneChannel", bf16, channels, 4, 8, {41}).dim = 1;
   add_relay_served("RelayServedDense", f16, steps, 4, 8, {41, 101}).spacing = Spacing::kDense;
-  add_relay_served("RelayServedDenseChannels", f16, channels, 4, 8, {41, 101}).spacing = Spacing::kDense;
+  for (const bool reverse : {false, true}) {
+    ScanCase& scan = add_relay_served(reverse ? "RelayServedDenseReverse" : "RelayServedDenseChannels",
+                                      reverse ? bf16 : f16, channels, 4, reverse ? 4 : 8, {41, 101});
+    scan.spacing = Spacing::kDense, scan.reverse = reverse, scan.aligned_rows = false;
+  }
   add_relay_served("RelayServedShifted", bf16, channels, 4, 8, {41}).spacing = Spacing::kShifted;
   add_relay_served("RelayServedStrided", f32, steps, 4, 8, {41}).spacing = Spacing::kStrided;
   add_relay_served("RelayServedGateInOtherLayout", f32, channels, 4, 8, {41}).other_layout_z = true;
@@ -330,6 +344,12 @@ std::vector<ScanCase> scan_cases() {
   }
   add_served("ServedDense", f16, steps, 1, 1, {41}).spacing = Spacing::kDense;
   add_served("ServedDenseChannels", f16, channels, 1, 1, {41}).spacing = Spacing::kDense;
+  for (const bool reverse : {false, true}) {
+    ScanCase& scan = add_served(reverse ? "ServedDenseFourLanesReverse" : "ServedDenseTwoLanes", reverse ? f16 : bf16,
+                                channels, reverse ? 4 : 2, 1, {31, 67, 130});
+    scan.spacing = Spacing::kDense, scan.reverse = reverse;
+    scan.states_first_B = scan.states_first_C = true;
+  }
   add_served("ServedShifted", bf16, channels, 2, 1, {41}).spacing = Spacing::kShifted;
   add_served("ServedStrided", f32, steps, 1, 1, {41}).spacing = Spacing::kStrided;
   add_served("ServedGateInOtherLayout", f32, channels, 1, 1, {41}).other_layout_z = true;
