@@ -61,6 +61,21 @@ def test_as_many_rows_as_schedulers(device, batch, seqlen, dim, dstate, dtype, l
     assert_matches_reference(problem, *scan(problem))
 
 
+# Prompts and images as they are, of no particular length: rows of 16 bits that begin anywhere, of which a large GPU has
+# few, about as many as schedulers, more, and few long ones; on a CPU a 32nd of them.
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+@pytest.mark.parametrize(
+    ("batch", "seqlen", "dim", "dstate"),
+    [(1, 251, 2048, 16), (2, 203, 2048, 16), (16, 197, 3072, 16), (1, 4001, 2048, 31)],
+)
+def test_any_length(device, batch, seqlen, dim, dstate, layout, reverse):
+    dim = dim if torch.device(device).type == "cuda" else dim // 32
+    options = {"dtype": torch.bfloat16, "layout": layout, "reverse": reverse}
+    problem = make_problem(batch, seqlen, dim, dstate, device=device, **options)
+    assert_matches_reference(problem, *scan(problem))
+
+
 @pytest.mark.parametrize("dstate", [1, 2, 3, 8, 15, 16, 17, 31, 64, 100, 128, 255, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_every_number_of_states(device, dstate, dtype):
