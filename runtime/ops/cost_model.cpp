@@ -221,7 +221,8 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
   const double next_blocks = resident == 1 ? 3100 : 1400;
   const double states = static_cast<double>(v.channels) * v.states;
   // Measured; what holds them up is not known.
-  const bool is_slow = v.seq_contiguous && v.dtype == DType::kFloat32 && v.tile >= 8 && v.states > 1;
+  const bool is_slow =
+      v.seq_contiguous && v.dtype == DType::kFloat32 && v.u_access == Access::kVectors && v.tile >= 8 && v.states > 1;
   const double turn = (is_slow ? 1.2 : 1) * (v.tile * (kOfState * states + 0.55 * besides_states(v)) + kOfTurn);
   const auto round = [&](Index blocks) {  // in which every warp has a turn
     return blocks == 0 ? 0.0 : (static_cast<double>(blocks) * v.warps / 4 + kIdle) * turn;

@@ -91,6 +91,15 @@ TEST(RelayPlan, TakesShortSequencesOnEveryDeviceThatTheyDoNotFill) {
 }
 
 // A block that is alone on its multiprocessor starts when the one before it has ended.
+// Measured on an H100: 566 us, cut in time 940.
+TEST(RelayPlan, TakesLongSequencesOfFewStatesWhoseRowsBeginAnywhere) {
+  SelectiveScanProblem p = problem_of(5, 7959, 1488, 6, DType::kFloat32, true);
+  p.ngroups = 4, p.z = p.u;
+  const ForwardVariant v = plan_forward(p, test::h100_report()).variant;
+  EXPECT_EQ(v.kernel(), ScanKernel::kRelay);
+  EXPECT_EQ(v.lanes, 4);
+}
+
 TEST(RelayPlan, HasSmallBlocksAtOnceWhereRowsAreMoreThanMultiprocessors) {
   const auto device = device_with(132, 86);  // where relay_served.cu is for tuning only
   const ForwardVariant v = plan_forward(problem_of(1, 512, 1536, 16, DType::kFloat16, true), device).variant;
