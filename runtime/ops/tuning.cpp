@@ -11,6 +11,7 @@
 #include "jit/sha256.h"
 #include "ops/choice_json.h"
 #include "ops/control.h"
+#include "ops/memory_layout.h"
 #include "platform/log.h"
 
 namespace mamba_scan::ops {
@@ -39,6 +40,11 @@ std::uint64_t problem_class(const SelectiveScanProblem& p) {
   add(std::bit_width(static_cast<std::uint64_t>(p.seqlen > 0 ? p.seqlen - 1 : 0)));  // 1025 .. 2048 are alike
   add(static_cast<Index>(p.dtype));
   add(p.y.dim_stride == 1);
+  constexpr int kColumns = 16;  // which are whole vectors of any type
+  const SelectiveScanProblem scanned = in_scan_order(p);
+  const bool seq_contiguous = is_seq_contiguous(scanned);
+  for (const SequenceTensor* tensor : {&scanned.u, &scanned.delta, &scanned.z, &scanned.y})
+    add(static_cast<Index>(access_of(*tensor, scanned, seq_contiguous, kColumns)));
   for (const ProjectionTensor* tensor : {&p.B, &p.C}) add((tensor->constant ? 2 : 0) + (tensor->state_stride == 1));
   for (const bool present :
        {p.z.data != nullptr, p.D != nullptr, p.delta_bias != nullptr, p.delta_softplus, p.initial_state.data != nullptr,

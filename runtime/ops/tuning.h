@@ -20,7 +20,7 @@
 namespace mamba_scan::ops {
 
 // Problems with the same number share a choice: the same sizes but for seqlen, of which the power of two counts, dtype,
-// layout and options.
+// layout, alignment and options.
 MAMBA_SCAN_API std::uint64_t problem_class(const SelectiveScanProblem& problem);
 
 // What a plan has chosen, every detail of it.

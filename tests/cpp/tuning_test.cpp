@@ -75,6 +75,13 @@ TEST_F(TuningTest, IsForScansAlikeAndNoOthers) {
   SelectiveScanProblem gated = problem_of(1, 16384, 2048);
   gated.z = gated.u;
   EXPECT_EQ(tuning.find(gated), std::nullopt);
+  SelectiveScanProblem shifted = problem_of(1, 16384, 2048);
+  shifted.u.data = reinterpret_cast<char*>(test::memory) + 2;
+  EXPECT_EQ(tuning.find(shifted), std::nullopt) << "rows that begin anywhere";
+  const auto steps_adjacent = [](Index seqlen) { return problem_of(1, seqlen, 2048, 16, DType::kFloat16, true); };
+  tuning.use(steps_adjacent(16384), some_choice());
+  EXPECT_NE(tuning.find(steps_adjacent(12000)), std::nullopt);
+  EXPECT_EQ(tuning.find(steps_adjacent(12001)), std::nullopt) << "rows that begin anywhere";
   tuning.use(problem_of(1, 16384, 2048), std::nullopt);
   EXPECT_EQ(tuning.find(problem_of(1, 16384, 2048)), std::nullopt);
 }
