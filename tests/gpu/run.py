@@ -11,6 +11,7 @@ Needs mamba_scan and pytest in this Python and, for some steps, programs of the 
                nothing else than hand a number on through named barriers of two warps each, one after another round a
                ring
     bench      the shapes of the preset "table" against the roof
+    models     the shapes of models, also such as are no multiple of anything
     random     20 random shapes
     stream     stream_scan against its slowest part
     overhead   an eager call
@@ -82,7 +83,7 @@ def sanitized(tool: str, problems: int) -> Step:
 
 def steps_into(folder: Path) -> dict[str, Step]:
     """All steps, their reports going to the folder."""
-    report = {name: ["--json", str(folder / f"{name}.json")] for name in ("bench", "random")}
+    report = {name: ["--json", str(folder / f"{name}.json")] for name in ("bench", "models", "random")}
     cores = os.cpu_count() or 1
     count = min(8, cores) if _has_module("xdist") else 1
     workers = ["-n", str(count)] if count > 1 else []
@@ -96,6 +97,7 @@ def steps_into(folder: Path) -> dict[str, Step]:
         "racecheck": sanitized("racecheck", 40),
         "initcheck": sanitized("initcheck", 40),
         "bench": Step([*PACKAGE, "bench", "table", *report["bench"]]),
+        "models": Step([*PACKAGE, "bench", "mamba-370m", "vision", *report["models"]]),
         "random": Step([*PACKAGE, "bench", "random", *report["random"]]),
         "stream": Step([sys.executable, str(ROOT / "tests/bench/stream.py")]),
         "overhead": Step([sys.executable, str(ROOT / "tests/bench/overhead.py")]),
