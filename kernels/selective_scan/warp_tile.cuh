@@ -119,12 +119,16 @@ constexpr bool kReadsRawC = kReadsRaw<MS_C_ORDER, MS_C_ACCESS>;
 // rows, which then lie in different banks.
 constexpr int kPaddedSteps = (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes);
 
-// Elements from one row of a tile of u, delta or z to the next in shared memory. Shifted rows have a word or window
-// more: so many words are an odd number, and so many windows of 16 or 32 steps.
+// Elements from one row of COLUMNS to the next in shared memory, where they are shifted: a word or window more than
+// fills them. So many words are an odd number, and so many windows of 16 or 32 steps.
+template <int ACCESS, int COLUMNS>
+constexpr int kShiftedPitch = (COLUMNS / kShifts<ACCESS> + 1) * kShifts<ACCESS>;
+
+// The same of a tile of u, delta or z, however it is moved.
 constexpr int kSequenceRows = kSeqContiguous ? kWarpChannels : kTile;
 constexpr int kSequenceColumns = kSeqContiguous ? kTile : kWarpChannels;
 template <int ACCESS>
-constexpr int kPitch = kShifted<ACCESS> ? (kSequenceColumns / kShifts<ACCESS> + 1) * kShifts<ACCESS>
+constexpr int kPitch = kShifted<ACCESS> ? kShiftedPitch<ACCESS, kSequenceColumns>
                        : kSeqContiguous ? kPaddedSteps
                                         : kWarpChannels;
 // Outputs replace u, unshifted: where u is, they lie where u of the step or channel before was. Those of steps that are
@@ -138,7 +142,7 @@ constexpr int kProjectionRows = ORDER == 1 ? kDState : kTile;
 template <int ORDER>
 constexpr int kProjectionColumns = ORDER == 1 ? kTile : kDState * kParts;
 template <int ORDER, int ACCESS>
-constexpr int kProjectionPitch = kShifted<ACCESS> ? (kProjectionColumns<ORDER> / kShifts<ACCESS> + 1) * kShifts<ACCESS>
+constexpr int kProjectionPitch = kShifted<ACCESS> ? kShiftedPitch<ACCESS, kProjectionColumns<ORDER>>
                                  : ORDER == 1 && kReadsRaw<ORDER, ACCESS> ? kPaddedSteps
                                                                           : kProjectionColumns<ORDER>;
 template <int ORDER, int ACCESS>

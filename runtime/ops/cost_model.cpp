@@ -76,10 +76,9 @@ double shifted(const ForwardVariant& v) {
   return v.u_access == Access::kWords && v.dtype != DType::kFloat32 ? 19 : 0;
 }
 
-// Rows of u, B or C that begin anywhere?
-bool is_unaligned(const ForwardVariant& v) {
-  const auto in_vectors = [](Access access) { return access == Access::kVectors; };
-  return !in_vectors(v.u_access) || !in_vectors(v.b_access) || !in_vectors(v.c_access);
+// Are all of these moved in vectors?
+bool moves_vectors(const ForwardVariant& v) {
+  return v.u_access == Access::kVectors && v.b_access == Access::kVectors && v.c_access == Access::kVectors;
 }
 
 // A step's share of what moves a tile.
@@ -243,7 +242,7 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident,
     return v.tile / 32.0 * v.dstate * (order == ProjectionOrder::kSteps ? kElement : kElementInOrder);
   };
   const double own = static_cast<double>(v.tile) / v.lanes;  // steps of a channel that a lane of a server has
-  const double tile = kOfTile + (is_unaligned(v) ? kUnaligned : 0) + expanding(v.b_order) + expanding(v.c_order) +
+  const double tile = kOfTile + (moves_vectors(v) ? 0 : kUnaligned) + expanding(v.b_order) + expanding(v.c_order) +
                       own * (kOwned + kOfOption * v.softplus + kOfOption * v.has_z);
   const double server = tile / v.tiles_apart(), turns = kOfTurn / 4 * v.tile / v.unroll;
   const auto round = [&](Index blocks) {
@@ -255,7 +254,7 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident,
   const auto more = static_cast<double>(std::min<Index>(blocks, resident) - 1);  // that start at once
   const double rounds = static_cast<double>(ceil_div(blocks, resident) - 1);
   const double starts =
-      kOnce + (is_unaligned(v) ? kOnceUnaligned : 0) + kNextBlocks * more * more + kNextRound * rounds;
+      kOnce + (moves_vectors(v) ? 0 : kOnceUnaligned) + kNextBlocks * more * more + kNextRound * rounds;
   return starts + static_cast<double>(ceil_div(seqlen, v.tile)) * in_waves(blocks, resident, round);
 }
 

@@ -45,8 +45,6 @@ int copy_width(int columns, DType dtype) {
   return 0;
 }
 
-bool has_windows(int columns, DType dtype) { return element_size(dtype) == 2 && columns % kWindowElements == 0; }
-
 static bool is_aligned(const void* data, int elements, DType dtype) {
   return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::size_t>(elements * element_size(dtype)) == 0;
 }
@@ -124,7 +122,7 @@ ProjectionLayout layout_of(const ProjectionTensor& tensor, const SelectiveScanPr
       steps_are_aligned(tensor.data, of_steps, problem))
     return {ProjectionOrder::kSteps, Access::kVectors};
   if (by_states && problem.dstate > 1) return {ProjectionOrder::kStates, Access::kWords};
-  if (by_steps) return {ProjectionOrder::kSteps, has_windows(tile, problem.dtype) ? Access::kWindows : Access::kWords};
+  if (by_steps) return {ProjectionOrder::kSteps, Access::kWords};
   if (by_states) return {ProjectionOrder::kStates, Access::kWords};
   return {ProjectionOrder::kStrided, Access::kVectors};
 }

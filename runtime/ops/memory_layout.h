@@ -25,10 +25,6 @@ bool is_seq_contiguous(const SelectiveScanProblem& problem);
 // Elements of the widest asynchronous copy that rows of `columns` elements divide into; 0: not even 4 bytes.
 int copy_width(int columns, DType dtype);
 
-// Can rows of `columns` elements be moved in windows?
-constexpr int kWindowElements = 8;  // of 16 bits
-bool has_windows(int columns, DType dtype);
-
 // Of tiles whose rows are `columns` elements along the contiguous axis.
 Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
 

@@ -81,8 +81,9 @@ bool has_long_windows(const ForwardVariant& v) {
 // Where shared memory holds fewer warps than registers do, a warp may have more of these.
 std::int16_t blocks_in_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
   constexpr int kFewest = 8;  // which have all registers
+  const int blocks = blocks_per_sm(v, device);
   // As many for every scheduler; long tiles of many states gain from what registers are left, too.
-  const int of_scheduler = has_long_windows(v) ? blocks_per_sm(v, device) / 4 : ceil_div(blocks_per_sm(v, device), 4);
+  const int of_scheduler = has_long_windows(v) ? blocks / 4 : ceil_div(blocks, 4);
   return static_cast<std::int16_t>(std::min<int>(v.min_blocks, std::max(4 * of_scheduler, kFewest)));
 }
 
@@ -134,6 +135,10 @@ std::int16_t unroll_for(const ForwardVariant& v) {
   return static_cast<std::int16_t>(std::min<int>(steps, v.tile));
 }
 
+// Can rows of `columns` elements be moved in windows?
+constexpr int kWindowElements = 8;  // of 16 bits
+bool has_windows(int columns, DType dtype) { return element_size(dtype) == 2 && columns % kWindowElements == 0; }
+
 void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
   if (v.prepared) {  // prepare.cu reads any layout
     v.b_order = v.c_order = ProjectionOrder::kStates;
@@ -144,7 +149,8 @@ void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
   // serve others have to spare: relay.cu measured slower with them.
   const auto layout = [&](const ProjectionTensor& tensor) {
     ProjectionLayout layout = layout_of(tensor, problem, v.tile);
-    if (!v.served && layout.access == Access::kWindows) layout.access = Access::kWords;
+    const bool are_words_of_steps = layout.order == ProjectionOrder::kSteps && layout.access == Access::kWords;
+    if (v.served && are_words_of_steps && has_windows(v.tile, v.dtype)) layout.access = Access::kWindows;
     return layout;
   };
   const ProjectionLayout B = layout(problem.B), C = layout(problem.C);
@@ -606,12 +612,11 @@ bool set_relay_served_shape(const SelectiveScanProblem& problem, const driver::D
 // Others are for tuning only.
 bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceReport& device) {
   constexpr int kFew = 8;
-  const auto all = [&](const auto& condition) {
-    return condition(v.u_access) && condition(v.delta_access) && condition(v.z_access) && condition(v.y_access);
-  };
-  const bool are_vectors = all([](Access access) { return access == Access::kVectors; });
-  const bool are_rows = v.seq_contiguous && all([](Access access) { return access != Access::kElementwise; });
-  return device.major == 9 && v.dstate > kFew && element_size(v.dtype) == 2 && (are_vectors || are_rows) &&
+  const auto sequences = {v.u_access, v.delta_access, v.z_access, v.y_access};
+  const bool are_measured = std::all_of(sequences.begin(), sequences.end(), [&](Access access) {
+    return access == Access::kVectors || (v.seq_contiguous && access != Access::kElementwise);
+  });
+  return device.major == 9 && v.dstate > kFew && element_size(v.dtype) == 2 && are_measured &&
          v.b_access != Access::kWords && v.c_access != Access::kWords && v.b_order != ProjectionOrder::kStrided &&
          v.c_order != ProjectionOrder::kStrided;
 }
@@ -938,11 +943,14 @@ std::size_t ForwardVariant::shared_bytes() const {
   const auto aligned = [](int bytes) { return static_cast<std::size_t>((bytes + 15) / 16 * 16); };
   const int element = element_size(dtype), row = tile * (is_complex ? 2 : 1);
   const int padded_steps = (tile * element / 16 | 1) * 16;  // bytes of a row of them
-  const auto is_shifted_row = [&](Access access) { return access == Access::kWords && element == 2; };
+  const auto is_shifted_row = [&](Access access) { return is_unaligned(access) && element == 2; };
+  const auto shifted_row = [&](int columns, Access access) {  // kShiftedPitch in warp_tile.cuh
+    const int shifts = access == Access::kWindows ? kWindowElements : 2;
+    return (columns / shifts + 1) * shifts * element;
+  };
   const auto sequence = [&](Access access) {
     const int rows = tile_rows(), columns = tile_columns();
-    if (access == Access::kWindows) return aligned(rows * (columns * element + 16));
-    if (is_shifted_row(access)) return aligned(rows * (columns / 2 * 2 + 2) * element);
+    if (is_shifted_row(access)) return aligned(rows * shifted_row(columns, access));
     return aligned(rows * (seq_contiguous ? padded_steps : columns * element));
   };
   const auto is_raw = [&](ProjectionOrder order, Access access) {
@@ -952,10 +960,9 @@ std::size_t ForwardVariant::shared_bytes() const {
   const auto raw = [&](ProjectionOrder order, Access access) {
     if (order == ProjectionOrder::kConstant) return aligned(element);
     if (order == ProjectionOrder::kSteps && is_raw(order, access)) return aligned(dstate * padded_steps);
-    if (access == Access::kWindows) return aligned(dstate * (tile + kWindowElements) * element);
     if (!is_shifted_row(access)) return aligned(row * dstate * element);
-    return aligned(order == ProjectionOrder::kSteps ? dstate * (tile + 2) * element
-                                                    : tile * (dstate / 2 * 2 + 2) * element);
+    return aligned(order == ProjectionOrder::kSteps ? dstate * shifted_row(tile, access)
+                                                    : tile * shifted_row(dstate, access));
   };
   const auto expanded = [&](ProjectionOrder order, Access access) {
     return aligned(order == ProjectionOrder::kConstant || is_raw(order, access) ? 4 : row * lanes * states * 4);

@@ -144,19 +144,15 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     }
   add_plan(plan_forward(problem_of(DType::kFloat16, false, 4, kMany, 65536, false, false, {}), device, &four_abreast));
   // Short sequences, whose warps take turns, served by others or not.
-  const auto add_short_served = [&](DType dtype, bool seq_last, Index dstate, std::int16_t warps, bool full) {
-    const PlanChoice shape{.lanes = static_cast<std::int16_t>(dstate / 4), .warps = warps, .served = true};
-    add_plan(plan_forward(problem_of(dtype, seq_last, dstate, kFew, 1024, full, false, {}), device, &shape));
-  };
-  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
-    for (bool seq_last : {false, true}) add_short_served(dtype, seq_last, 16, 8, true);
-  add_short_served(DType::kFloat16, true, 16, 4, true);
-  add_short_served(DType::kFloat16, true, 16, 8, false);
-  add_short_served(DType::kBFloat16, true, 32, 8, true);
   const auto add_short = [&](DType dtype, bool seq_last, Index dstate, PlanChoice shape, bool full, Kind kind = {}) {
     const auto problem = problem_of(dtype, seq_last, dstate, kFew, 1024, full, false, kind);
     add_plan(plan_forward(problem, device, &shape));
   };
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+    for (bool seq_last : {false, true}) add_short(dtype, seq_last, 16, {.lanes = 4, .warps = 8, .served = true}, true);
+  add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 4, .served = true}, true);
+  add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 8, .served = true}, false);
+  add_short(DType::kBFloat16, true, 32, {.lanes = 8, .warps = 8, .served = true}, true);
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (bool seq_last : {false, true}) {
       add_short(dtype, seq_last, 16, {.lanes = 4, .warps = 8}, true);

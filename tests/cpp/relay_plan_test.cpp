@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -14,6 +13,7 @@
 #include "ops/tuning.h"
 #include "platform/environment.h"
 #include "problem_without_data.h"
+#include "random_plans.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -52,20 +52,9 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, c
 }
 
 TEST(RelayPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
-  std::mt19937 random(20261123);
-  for (int sm_count : {8, 16, 36, 82, 128, 132}) {
-    int planned = 0;
-    for (int i = 0; i < 400; ++i) {
-      const SelectiveScanProblem p =
-          test::random_problem(random, {.batch = 3, .seqlen = 4000, .channels_of_group = 300, .dstate = 70});
-      const driver::DeviceReport device = device_with(sm_count, i % 2 == 0 ? 90 : 86);
-      const ForwardPlan plan = plan_forward(p, device);
-      if (plan.variant.kernel() != ScanKernel::kRelay) continue;
-      ++planned;
-      expect_consistent(p, plan, device);
-    }
-    EXPECT_GT(planned, 20) << sm_count << " multiprocessors";
-  }
+  test::expect_of_random_plans(
+      20261123, {.batch = 3, .seqlen = 4000, .channels_of_group = 300, .dstate = 70}, ScanKernel::kRelay, 20,
+      [](int) { return std::nullopt; }, expect_consistent);
 }
 
 TEST(RelayPlan, TakesFewAndShortSequencesOnly) {
@@ -90,7 +79,6 @@ TEST(RelayPlan, TakesShortSequencesOnEveryDeviceThatTheyDoNotFill) {
   EXPECT_FALSE(takes_turns(problem_of(8, 1024, 2048), device_with(8, 86)));
 }
 
-// A block that is alone on its multiprocessor starts when the one before it has ended.
 // Measured on an H100: 566 us, cut in time 940.
 TEST(RelayPlan, TakesLongSequencesOfFewStatesWhoseRowsBeginAnywhere) {
   SelectiveScanProblem p = problem_of(5, 7959, 1488, 6, DType::kFloat32, true);
@@ -100,6 +88,7 @@ TEST(RelayPlan, TakesLongSequencesOfFewStatesWhoseRowsBeginAnywhere) {
   EXPECT_EQ(v.lanes, 4);
 }
 
+// A block that is alone on its multiprocessor starts when the one before it has ended.
 TEST(RelayPlan, HasSmallBlocksAtOnceWhereRowsAreMoreThanMultiprocessors) {
   const auto device = device_with(132, 86);  // where relay_served.cu is for tuning only
   const ForwardVariant v = plan_forward(problem_of(1, 512, 1536, 16, DType::kFloat16, true), device).variant;

@@ -1,11 +1,10 @@
 // Which scans have warps that take turns and others that serve them, and how they are dealt out, without a device.
 #include <gtest/gtest.h>
 
-#include <random>
-
 #include "gpu_limits.h"
 #include "ops/plan.h"
 #include "problem_without_data.h"
+#include "random_plans.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -44,23 +43,13 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, c
 }
 
 TEST(RelayServedPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
-  std::mt19937 random(20261126);
-  for (int sm_count : {8, 16, 36, 82, 128, 132}) {
-    int planned = 0;
-    for (int i = 0; i < 400; ++i) {
-      const SelectiveScanProblem p =
-          test::random_problem(random, {.batch = 3, .seqlen = 4000, .channels_of_group = 300, .dstate = 70});
-      const driver::DeviceReport device = device_with(sm_count, i % 2 == 0 ? 90 : 86);
-      const auto lanes = static_cast<std::int16_t>(2 << i / 4 % 4);
-      const PlanChoice choice{
-          .lanes = lanes, .warps = static_cast<std::int16_t>(i / 2 % 2 == 0 ? 4 : 8), .served = true};
-      const ForwardPlan plan = plan_forward(p, device, &choice);
-      if (plan.variant.kernel() != ScanKernel::kRelayServed) continue;
-      ++planned;
-      expect_consistent(p, plan, device);
-    }
-    EXPECT_GT(planned, 20) << sm_count << " multiprocessors";
-  }
+  test::expect_of_random_plans(
+      20261126, {.batch = 3, .seqlen = 4000, .channels_of_group = 300, .dstate = 70}, ScanKernel::kRelayServed, 20,
+      [](int i) {
+        const auto lanes = static_cast<std::int16_t>(2 << i / 4 % 4);
+        return PlanChoice{.lanes = lanes, .warps = static_cast<std::int16_t>(i / 2 % 2 == 0 ? 4 : 8), .served = true};
+      },
+      expect_consistent);
 }
 
 TEST(RelayServedPlan, TakesPromptsOf16BitModels) {

@@ -1,12 +1,11 @@
 // Which scans get warps that others move tiles for, and how they are dealt out to them, without a device.
 #include <gtest/gtest.h>
 
-#include <random>
-
 #include "gpu_limits.h"
 #include "ops/plan.h"
 #include "ops/tuning.h"
 #include "problem_without_data.h"
+#include "random_plans.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -39,21 +38,11 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan, c
 }
 
 TEST(ServedPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
-  std::mt19937 random(20261126);
-  for (int sm_count : {8, 16, 36, 82, 128, 132}) {
-    int planned = 0;
-    for (int i = 0; i < 400; ++i) {
-      const SelectiveScanProblem p = test::random_problem(
-          random, {.batch = 9, .seqlen = 9000, .channels_of_group = 900, .dstate = 16, .fewest_steps = 100});
-      const driver::DeviceReport device = device_with(sm_count, i % 2 == 0 ? 90 : 86);
-      const PlanChoice choice{.lanes = static_cast<std::int16_t>(1 + i / 2 % 2), .served = true};
-      const ForwardPlan plan = plan_forward(p, device, &choice);
-      if (plan.variant.kernel() != ScanKernel::kServed) continue;
-      ++planned;
-      expect_consistent(p, plan, device);
-    }
-    EXPECT_GT(planned, 100) << sm_count << " multiprocessors";
-  }
+  test::expect_of_random_plans(
+      20261126, {.batch = 9, .seqlen = 9000, .channels_of_group = 900, .dstate = 16, .fewest_steps = 100},
+      ScanKernel::kServed, 100,
+      [](int i) { return PlanChoice{.lanes = static_cast<std::int16_t>(1 + i / 2 % 2), .served = true}; },
+      expect_consistent);
 }
 
 TEST(ServedPlan, TakesAboutAsManyRowsAsThereAreSchedulers) {

@@ -285,10 +285,13 @@ std::vector<ScanCase> scan_cases() {
   }
   add_relay_served("RelayServedOneChannel", bf16, channels, 4, 8, {41}).dim = 1;
   add_relay_served("RelayServedDense", f16, steps, 4, 8, {41, 101}).spacing = Spacing::kDense;
-  for (const bool reverse : {false, true}) {
-    ScanCase& scan = add_relay_served(reverse ? "RelayServedDenseReverse" : "RelayServedDenseChannels",
-                                      reverse ? bf16 : f16, channels, 4, reverse ? 4 : 8, {41, 101});
-    scan.spacing = Spacing::kDense, scan.reverse = reverse, scan.aligned_rows = false;
+  {
+    ScanCase& scan = add_relay_served("RelayServedDenseChannels", f16, channels, 4, 8, {41, 101});
+    scan.spacing = Spacing::kDense, scan.aligned_rows = false;
+  }
+  {
+    ScanCase& scan = add_relay_served("RelayServedDenseReverse", bf16, channels, 4, 4, {41, 101});
+    scan.spacing = Spacing::kDense, scan.aligned_rows = false, scan.reverse = true;
   }
   add_relay_served("RelayServedShifted", bf16, channels, 4, 8, {41}).spacing = Spacing::kShifted;
   add_relay_served("RelayServedStrided", f32, steps, 4, 8, {41}).spacing = Spacing::kStrided;
@@ -344,11 +347,13 @@ std::vector<ScanCase> scan_cases() {
   }
   add_served("ServedDense", f16, steps, 1, 1, {41}).spacing = Spacing::kDense;
   add_served("ServedDenseChannels", f16, channels, 1, 1, {41}).spacing = Spacing::kDense;
-  for (const bool reverse : {false, true}) {
-    ScanCase& scan = add_served(reverse ? "ServedDenseFourLanesReverse" : "ServedDenseTwoLanes", reverse ? f16 : bf16,
-                                channels, reverse ? 4 : 2, 1, {31, 67, 130});
-    scan.spacing = Spacing::kDense, scan.reverse = reverse;
-    scan.states_first_B = scan.states_first_C = true;
+  {
+    ScanCase& scan = add_served("ServedDenseTwoLanes", bf16, channels, 2, 1, {31, 67, 130});
+    scan.spacing = Spacing::kDense, scan.states_first_B = scan.states_first_C = true;
+  }
+  {
+    ScanCase& scan = add_served("ServedDenseFourLanesReverse", f16, channels, 4, 1, {31, 67, 130});
+    scan.spacing = Spacing::kDense, scan.states_first_B = scan.states_first_C = scan.reverse = true;
   }
   add_served("ServedShifted", bf16, channels, 2, 1, {41}).spacing = Spacing::kShifted;
   add_served("ServedStrided", f32, steps, 1, 1, {41}).spacing = Spacing::kStrided;

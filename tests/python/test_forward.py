@@ -71,8 +71,9 @@ def test_as_many_rows_as_schedulers(device, batch, seqlen, dim, dstate, dtype, l
 )
 def test_any_length(device, batch, seqlen, dim, dstate, layout, reverse):
     dim = dim if torch.device(device).type == "cuda" else dim // 32
-    options = {"dtype": torch.bfloat16, "layout": layout, "reverse": reverse}
-    problem = make_problem(batch, seqlen, dim, dstate, device=device, **options)
+    problem = make_problem(
+        batch, seqlen, dim, dstate, dtype=torch.bfloat16, layout=layout, reverse=reverse, device=device
+    )
     assert_matches_reference(problem, *scan(problem))
 
 

@@ -80,8 +80,9 @@ def test_host_memory_is_bounded_by_the_ring(kind, big_files, tmp_path):
     assert report["ring"] < 60e6
     # The ring, results under way (half of its size), and up to two chunks of mapped pages of inputs and result. Linux
     # maps what it holds of the 64 KiB around a page that is asked for, at both ends of each row.
-    rows = 128 + 128 + 4 + 4 + 128 if layout == "bdl" else 5
-    mapped = 2 * (report["chunk"] * 4 * (128 + 128 + 4 + 4 + 128) + rows * (64 << 10))
+    channels = 128 + 128 + 4 + 4 + 128
+    rows = channels if layout == "bdl" else 5
+    mapped = 2 * (report["chunk"] * 4 * channels + rows * (64 << 10))
     assert report["peak"] < 1.5 * report["ring"] + 1.2 * mapped, report
     assert report["peak"] < 0.5 * (report["bytes"] + 240_000 * 4 * 128), report
 
