@@ -169,8 +169,9 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
     InputReader input;
     input.read(stage.u, first, id, u_shift);
     Outputs out;
+    const int own = first + id.first_step;
 #if MS_SLICE
-    read_partial(tile_sums, first, id, stores && !params.first_slice, out);
+    read_partial(tile_sums, first, id, stores && !params.first_slice, begin - own, end - own, out);
 #endif
     float dt[kSteps][kChannels], sums[kOwned][kSteps];
     self.delta.steps([&](int t) { return first + t < end; }, id, dt);
@@ -191,7 +192,6 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
     for (int i = 0; i < kOwned; ++i)
 #pragma unroll
       for (int t = 0; t < kOwnedSteps; ++t) out[i][t] = MS_SLICE ? out[i][t] + sums[i][t] : sums[i][t];
-    const int own = first + id.first_step;
 #if MS_SLICE == 1
     if (stores) write_partial(tile_sums, first, id, begin - own, end - own, out);
 #else

@@ -137,33 +137,52 @@ __device__ __forceinline__ float* partial_place(float* tile_sums, int first, Lan
   return tile_sums + first * kWarpChannels + channel_of(id, id.first_owned + i) * kSteps + id.first_step;
 }
 
-// Read only by the lanes that will write them.
-__device__ __forceinline__ void read_partial(float* tile_sums, int first, LaneId id, bool there, Outputs& y) {
-#pragma unroll
-  for (int i = 0; i < kOwned; ++i) {
-#pragma unroll
-    for (int t = 0; t < kOwnedSteps; ++t) y[i][t] = 0.0f;
-    if (there) read_floats(partial_place(tile_sums, first, id, i), y[i]);
-  }
-}
+constexpr int kPartialVector = kOwnedSteps < 4 ? kOwnedSteps : 4;
 
-// Steps begin to end - 1, counted from the lane's first.
-__device__ __forceinline__ void write_partial(float* tile_sums, int first, LaneId id, int begin, int end,
-                                              const Outputs& y) {
-  constexpr int kVector = kOwnedSteps < 4 ? kOwnedSteps : 4;
+// Of steps begin to end - 1, counted from the lane's first, calls vector(place, i, t) for kPartialVector adjacent ones
+// from step t on, and single(place, i, t) for those that are no whole vector.
+template <class Vector, class Single>
+__device__ __forceinline__ void for_each_partial(float* tile_sums, int first, LaneId id, int begin, int end,
+                                                 const Vector& vector, const Single& single) {
 #pragma unroll
   for (int i = 0; i < kOwned; ++i)
 #pragma unroll
-    for (int t = 0; t < kOwnedSteps; t += kVector) {
-      float* to = partial_place(tile_sums, first, id, i) + t;
-      if (!kPacked || (begin <= t && t + kVector <= end)) {
-        store_global<kVector * 4>(to, &y[i][t]);
+    for (int t = 0; t < kOwnedSteps; t += kPartialVector) {
+      float* place = partial_place(tile_sums, first, id, i) + t;
+      if (!kPacked || (begin <= t && t + kPartialVector <= end)) {
+        vector(place, i, t);
       } else {
 #pragma unroll
-        for (int k = 0; k < kVector; ++k)
-          if (begin <= t + k && t + k < end) to[k] = y[i][t + k];
+        for (int k = 0; k < kPartialVector; ++k)
+          if (begin <= t + k && t + k < end) single(place + k, i, t + k);
       }
     }
+}
+
+// Read only by the lanes that will write them: what the slices before this one have not written is not there.
+__device__ __forceinline__ void read_partial(float* tile_sums, int first, LaneId id, bool there, int begin, int end,
+                                             Outputs& y) {
+#pragma unroll
+  for (int i = 0; i < kOwned; ++i)
+#pragma unroll
+    for (int t = 0; t < kOwnedSteps; ++t) y[i][t] = 0.0f;
+  if (!there) return;
+  const auto vector = [&](const float* place, int i, int t) {
+    float read[kPartialVector];
+    read_floats(place, read);
+#pragma unroll
+    for (int k = 0; k < kPartialVector; ++k) y[i][t + k] = read[k];
+  };
+  for_each_partial(tile_sums, first, id, begin, end, vector,
+                   [&](const float* place, int i, int t) { y[i][t] = *place; });
+}
+
+__device__ __forceinline__ void write_partial(float* tile_sums, int first, LaneId id, int begin, int end,
+                                              const Outputs& y) {
+  for_each_partial(
+      tile_sums, first, id, begin, end,
+      [&](float* place, int i, int t) { store_global<kPartialVector * 4>(place, &y[i][t]); },
+      [&](float* place, int i, int t) { *place = y[i][t]; });
 }
 #endif
 
