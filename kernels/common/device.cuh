@@ -195,6 +195,43 @@ __device__ __forceinline__ void event_wait(Event& event, unsigned parity) {
 }
 #endif
 
+#if __CUDA_ARCH__ >= 900
+// Copies of any multiple of 16 bytes between addresses that are multiples of 16, by the engine for bulk copies, which
+// one thread asks: it takes one copy after another, where those of async_copy() arrive together.
+
+// event_init() happened for the engine, too, and event_signal() that so many bytes of bulk_load() belong to: the event
+// happens when they have arrived as well.
+__device__ __forceinline__ void event_signal_bytes(Event& event, int bytes) {
+  asm volatile(
+      "fence.mbarrier_init.release.cluster;\n"
+      "{ .reg .b64 state; mbarrier.arrive.expect_tx.shared.b64 state, [%0], %1; }" ::"r"(shared_address(&event)),
+      "r"(bytes)
+      : "memory");
+}
+
+__device__ __forceinline__ void bulk_load(void* to_shared, const void* from_global, int bytes, Event& event) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to_shared)),
+               "l"(from_global), "r"(bytes), "r"(shared_address(&event))
+               : "memory");
+}
+
+// What the thread has written to shared memory so far, a bulk_store() finds that comes after a barrier.
+__device__ __forceinline__ void bulk_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ __forceinline__ void bulk_store(void* to_global, const void* from_shared, int bytes) {
+  asm volatile(
+      "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
+      "cp.async.bulk.commit_group;" ::"l"(to_global),
+      "r"(shared_address(from_shared)), "r"(bytes)
+      : "memory");
+}
+
+// Until the thread's bulk_store()s have read what they store: before something else is written there, or the block
+// ends.
+__device__ __forceinline__ void bulk_wait() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+#endif
+
 }  // namespace mamba_scan::device
 
 #endif  // MAMBA_SCAN_EMULATOR

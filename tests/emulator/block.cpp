@@ -150,10 +150,25 @@ void Block::access(const void* address, std::size_t bytes, AccessKind kind, cons
 
 // A copy may arrive at any time between its issue and the wait. So it must be ordered after other threads' accesses
 // when it is issued and before them when it is waited for, and in between nobody finds anything of use.
-void Block::async_copy(const AsyncCopy& copy) {
-  access(copy.from, copy.bytes, AccessKind::kRead, copy.code);
-  access(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
+void Block::begin_copy(const AsyncCopy& copy) {
+  access_all(copy.from, copy.bytes, AccessKind::kRead, copy.code);
+  access_all(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
   std::memset(copy.to, kPoison, copy.bytes);
+}
+
+void Block::end_copy(const AsyncCopy& copy) {
+  access_all(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
+  std::memcpy(copy.to, copy.from, copy.bytes);
+}
+
+void Block::access_all(const void* begin, std::size_t bytes, AccessKind kind, const void* code) {
+  const auto* first = static_cast<const char*>(begin);
+  for (std::size_t done = 0; done < bytes; done += kBulkUnit)
+    access(first + done, std::min(bytes - done, kBulkUnit), kind, code);
+}
+
+void Block::async_copy(const AsyncCopy& copy) {
+  begin_copy(copy);
   threads_[running_].copies.back().push_back(copy);
 }
 
@@ -162,10 +177,7 @@ void Block::async_commit() { threads_[running_].copies.emplace_back(); }
 void Block::async_wait(std::size_t pending) {
   auto& groups = threads_[running_].copies;
   while (groups.size() > pending + 1) {
-    for (const AsyncCopy& copy : groups.front()) {
-      access(copy.to, copy.bytes, AccessKind::kWrite, copy.code);
-      std::memcpy(copy.to, copy.from, copy.bytes);
-    }
+    for (const AsyncCopy& copy : groups.front()) end_copy(copy);
     groups.erase(groups.begin());
   }
 }
@@ -235,11 +247,49 @@ Block::Event& Block::event_at(const void* event, Place place) {
 
 void Block::event_signal(const void* event, Place place) {
   Event& self = event_at(event, place);
-  if (self.signalled == 0) self.past[self.happened % 2] = {};
-  checker_.release(running_, self.past[self.happened % 2]);
-  if (++self.signalled < self.count) return;
-  self.signalled = 0;
-  ++self.happened;
+  signal(self);
+  let_happen(self);
+}
+
+void Block::event_signal_bytes(const void* event, std::size_t bytes, Place place) {
+  Event& self = event_at(event, place);
+  self.awaited += bytes;
+  signal(self);
+  let_happen(self);
+}
+
+void Block::signal(Event& event) {
+  if (event.signalled++ == 0) event.past[event.happened % 2] = {};
+  checker_.release(running_, event.past[event.happened % 2]);
+}
+
+void Block::let_happen(Event& event) {
+  if (event.signalled < event.count || event.awaited != event.copied) return;
+  event.signalled = 0, event.awaited = event.copied = 0;
+  ++event.happened;
+}
+
+// Like those of async_copy(), what is copied arrives when somebody waits for it at last.
+void Block::bulk_load(const AsyncCopy& copy, const void* event, Place place) {
+  Event& self = event_at(event, place);
+  begin_copy(copy);
+  self.copied += copy.bytes;
+  self.copies.push_back(copy);
+  let_happen(self);
+}
+
+// Likewise what is stored is read then: before that nobody may write over it.
+void Block::bulk_store(const AsyncCopy& copy) {
+  begin_copy(copy);
+  threads_[running_].stores.push_back(copy);
+}
+
+void Block::bulk_wait() {
+  for (const AsyncCopy& copy : threads_[running_].stores) {
+    access_all(copy.from, copy.bytes, AccessKind::kRead, copy.code);
+    end_copy(copy);
+  }
+  threads_[running_].stores.clear();
 }
 
 void Block::event_wait(const void* event, unsigned parity, Place place) {
@@ -250,6 +300,10 @@ void Block::event_wait(const void* event, unsigned parity, Place place) {
   while (self.happened % 2 == parity) yield();
   thread.for_event = false;
   checker_.acquire(running_, self.past[parity]);
+  if (self.copies.empty()) return;
+  for (const AsyncCopy& copy : self.copies) end_copy(copy);
+  self.copies.clear();
+  checker_.release(running_, self.past[parity]);
 }
 
 std::uint64_t Block::collective(const CollectiveCall& call) {

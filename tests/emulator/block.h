@@ -37,7 +37,9 @@ struct CollectiveCall {
   Place place;
 };
 
-// A copy to shared memory that goes on while its thread does something else.
+constexpr std::size_t kBulkUnit = 16;  // bytes that bulk copies are multiples of
+
+// A copy to or from shared memory that goes on while its thread does something else.
 struct AsyncCopy {
   void* to;
   const void* from;
@@ -69,6 +71,11 @@ class Block {
   void event_init(const void* event, unsigned count, Place place);
   void event_signal(const void* event, Place place);
   void event_wait(const void* event, unsigned parity, Place place);
+  // Besides, an event may await bytes of bulk copies that the signals named, in either order.
+  void event_signal_bytes(const void* event, std::size_t bytes, Place place);
+  void bulk_load(const AsyncCopy& copy, const void* event, Place place);
+  void bulk_store(const AsyncCopy& copy);
+  void bulk_wait();
   std::uint64_t collective(const CollectiveCall& call);
   void access(const void* address, std::size_t bytes, AccessKind kind, const void* code);
   void async_copy(const AsyncCopy& copy);
@@ -88,6 +95,7 @@ class Block {
     CollectiveCall call{};
     std::uint64_t result = 0;
     std::vector<std::vector<AsyncCopy>> copies{1};  // by group; the last one is open
+    std::vector<AsyncCopy> stores;                  // in bulk
   };
   struct Barrier {
     unsigned expected = 0;
@@ -100,6 +108,9 @@ class Block {
   struct Event {
     unsigned count = 0, signalled = 0, happened = 0;
     AccessChecker::Past past[2];  // of the times of either parity
+    std::size_t awaited = 0;      // bytes
+    std::size_t copied = 0;
+    std::vector<AsyncCopy> copies;  // that nobody has waited for yet
   };
   struct Sweep {
     bool ran = false, moved = false;  // any thread; any but to wait in a loop
@@ -110,6 +121,11 @@ class Block {
   Sweep sweep(std::span<const unsigned> threads);  // a turn for each that is ready
   void resume(unsigned t);
   Event& event_at(const void* event, Place place);
+  void signal(Event& event);
+  void let_happen(Event& event);
+  void access_all(const void* begin, std::size_t bytes, AccessKind kind, const void* code);
+  void begin_copy(const AsyncCopy& copy);
+  void end_copy(const AsyncCopy& copy);
   void complete_barrier(Barrier& barrier);
   bool collective_is_complete(unsigned warp, const CollectiveCall& call) const;
   void complete_collective(unsigned warp, const CollectiveCall& call);

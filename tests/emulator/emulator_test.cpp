@@ -149,6 +149,17 @@ TEST(Emulator, EventsOrderThoseThatSignalBeforeThoseThatWait) {
   }
 }
 
+TEST(Emulator, BulkCopiesArriveWithTheirEvent) {
+  for (const Order order : kOrders) {
+    Device device;
+    int* in = device.allocate<int>("in", 64, Access::kReadOnly);
+    int* out = device.allocate<int>("out", 64);
+    std::iota(in, in + 64, 0);
+    ASSERT_EQ(error_of(device, kBulkCopies, geometry({1}, {64}, 0, order), in, out), "");
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(out[i], i + 1);
+  }
+}
+
 TEST(Emulator, WaitingLoopsLetOthersRun) {
   for (const Order order : kOrders) {
     Device device;
@@ -313,6 +324,32 @@ TEST(PlantedMistake, WaitingForAnEventThatNeverHappensEnds) {
   int* out = device.allocate<int>("out", 32);
   EXPECT_TRUE(mentions(error_of(device, kEventNeverHappens, geometry({1}, {32}), out),
                        {"wait in a loop for ever", "waits for an event at planted_kernels.cpp:"}));
+}
+
+TEST(PlantedMistake, BulkCopiesNotWaitedForAreNotThere) {
+  Device device;
+  int* in = device.allocate<int>("in", 32, Access::kReadOnly);
+  int* out = device.allocate<int>("out", 32);
+  std::iota(in, in + 32, 0);
+  ASSERT_EQ(error_of(device, kBulkCopyNotWaitedFor, geometry({1}, {32}), in, out), "");
+  for (int i = 0; i < 32; ++i) EXPECT_NE(out[i], in[i]);
+}
+
+TEST(PlantedMistake, BulkCopiesOfTooFewBytesAreWaitedForForEver) {
+  Device device;
+  int* in = device.allocate<int>("in", 32, Access::kReadOnly);
+  int* out = device.allocate<int>("out", 32);
+  EXPECT_TRUE(mentions(error_of(device, kBulkCopyOfTooFewBytes, geometry({1}, {32}), in, out),
+                       {"wait in a loop for ever", "waits for an event at planted_kernels.cpp:"}));
+}
+
+TEST(PlantedMistake, WritingWhatABulkStoreStillReadsIsARace) {
+  NEEDS_INSTRUMENTED_ACCESSES;
+  Device device;
+  int* in = device.allocate<int>("in", 32, Access::kReadOnly);
+  int* out = device.allocate<int>("out", 32);
+  EXPECT_TRUE(
+      mentions(error_of(device, kBulkStoreOvertaken, geometry({1}, {32}), in, out), {"race in static shared memory"}));
 }
 
 TEST(PlantedMistake, WhatIsNoEventIsNamed) {

@@ -49,6 +49,29 @@ void async_copy(void* to_shared, const void* from_global, std::size_t bytes) {
   Block::current()->async_copy({to_shared, from_global, bytes, __builtin_return_address(0)});
 }
 
+void event_signal_bytes(const void* event, std::size_t bytes, const char* file, int line) {
+  Block::current()->event_signal_bytes(event, bytes, {file, line});
+}
+
+static AsyncCopy bulk_copy(void* to, const void* from, std::size_t bytes, const void* code) {
+  require_aligned(to, kBulkUnit);
+  require_aligned(from, kBulkUnit);
+  if (bytes % kBulkUnit != 0)
+    Block::current()->fail("a bulk copy of " + std::to_string(bytes) + " bytes, which is no multiple of 16");
+  return {to, from, bytes, code};
+}
+
+void bulk_load(void* to_shared, const void* from_global, std::size_t bytes, const void* event, const char* file,
+               int line) {
+  Block::current()->bulk_load(bulk_copy(to_shared, from_global, bytes, __builtin_return_address(0)), event,
+                              {file, line});
+}
+void bulk_fence() {}  // that one is missing is not found
+void bulk_store(void* to_global, const void* from_shared, std::size_t bytes) {
+  Block::current()->bulk_store(bulk_copy(to_global, from_shared, bytes, __builtin_return_address(0)));
+}
+void bulk_wait() { Block::current()->bulk_wait(); }
+
 void async_commit() { Block::current()->async_commit(); }
 void async_wait(std::size_t pending) { Block::current()->async_wait(pending); }
 

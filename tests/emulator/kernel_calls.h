@@ -43,6 +43,12 @@ void yield();
 void require_aligned(const void* address, std::size_t bytes);
 // Copies by the running thread, in groups: waiting leaves at most `pending` of the latest groups under way.
 void async_copy(void* to_shared, const void* from_global, std::size_t bytes);
+void event_signal_bytes(const void* event, std::size_t bytes, const char* file, int line);
+void bulk_load(void* to_shared, const void* from_global, std::size_t bytes, const void* event, const char* file,
+               int line);
+void bulk_fence();
+void bulk_store(void* to_global, const void* from_shared, std::size_t bytes);
+void bulk_wait();
 void async_commit();
 void async_wait(std::size_t pending);
 

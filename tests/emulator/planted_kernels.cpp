@@ -260,6 +260,63 @@ __global__ void event_never_happens(int* out) {
   out[threadIdx.x] = 1;
 }
 
+// One thread copies 64 numbers in bulk, all wait for them, and it stores what they make of them.
+__global__ void bulk_copies(const int* in, int* out) {
+  alignas(16) __shared__ int numbers[64];
+  __shared__ mamba_scan::device::Event arrival;
+  if (threadIdx.x == 0) {
+    event_init(arrival, 1);
+    event_signal_bytes(arrival, 256);
+    bulk_load(numbers, in, 128, arrival);
+    bulk_load(numbers + 32, in + 32, 128, arrival);
+  }
+  __syncthreads();
+  event_wait(arrival, 0);
+  numbers[threadIdx.x] += 1;
+  mamba_scan::device::bulk_fence();
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  mamba_scan::device::bulk_store(out, numbers, 256);
+  mamba_scan::device::bulk_wait();
+}
+
+__global__ void bulk_copy_not_waited_for(const int* in, int* out) {
+  alignas(16) __shared__ int numbers[32];
+  __shared__ mamba_scan::device::Event arrival;
+  if (threadIdx.x == 0) {
+    event_init(arrival, 1);
+    event_signal_bytes(arrival, 128);
+    bulk_load(numbers, in, 128, arrival);
+  }
+  __syncwarp();
+  // event_wait(arrival, 0) belongs here
+  out[threadIdx.x] = numbers[threadIdx.x];
+}
+
+__global__ void bulk_copy_of_too_few_bytes(const int* in, int* out) {
+  alignas(16) __shared__ int numbers[32];
+  __shared__ mamba_scan::device::Event arrival;
+  if (threadIdx.x == 0) {
+    event_init(arrival, 1);
+    event_signal_bytes(arrival, 128);
+    bulk_load(numbers, in, 112, arrival);
+  }
+  __syncwarp();
+  event_wait(arrival, 0);
+  out[threadIdx.x] = numbers[threadIdx.x];
+}
+
+__global__ void bulk_store_overtaken(const int* in, int* out) {
+  alignas(16) __shared__ int numbers[32];
+  numbers[threadIdx.x] = in[threadIdx.x];
+  mamba_scan::device::bulk_fence();
+  __syncwarp();
+  if (threadIdx.x == 0) mamba_scan::device::bulk_store(out, numbers, 128);
+  __syncwarp();
+  numbers[threadIdx.x] = 0;  // bulk_wait() belongs before this
+  if (threadIdx.x == 0) mamba_scan::device::bulk_wait();
+}
+
 __global__ void not_an_event(int*) {
   __shared__ mamba_scan::device::Event full;
   event_signal(full);
@@ -356,6 +413,10 @@ PLANTED(kBarrierCounts, barrier_counts);
 PLANTED(kArrivesTwice, arrives_twice);
 PLANTED(kEventNotWaitedFor, event_not_waited_for);
 PLANTED(kEventNeverHappens, event_never_happens);
+PLANTED(kBulkCopies, bulk_copies);
+PLANTED(kBulkCopyNotWaitedFor, bulk_copy_not_waited_for);
+PLANTED(kBulkCopyOfTooFewBytes, bulk_copy_of_too_few_bytes);
+PLANTED(kBulkStoreOvertaken, bulk_store_overtaken);
 PLANTED(kNotAnEvent, not_an_event);
 PLANTED(kLaneMissing, lane_missing);
 PLANTED(kNotInOwnMask, not_in_own_mask);

@@ -6,11 +6,11 @@
 namespace emulator {
 
 extern const KernelImage kBlockSum, kTranspose, kWarpSums, kShuffles, kVotes, kHistogram, kDynamicReverse,
-    kNamedBarriers, kEvents, kWaitForFlag, kIndices, kConvert, kReadsPoison, kPipeline, kAsyncCopies;
+    kNamedBarriers, kEvents, kWaitForFlag, kIndices, kConvert, kReadsPoison, kPipeline, kAsyncCopies, kBulkCopies;
 
 extern const KernelImage kMissingBarrier, kMissingWarpBarrier, kBlocksRace, kAtomicAndPlain, kLeavesBeforeBarrier,
-    kTwoBarriers, kBarrierCounts, kArrivesTwice, kEventNotWaitedFor, kEventNeverHappens, kNotAnEvent, kLaneMissing,
-    kNotInOwnMask, kReadsOutsideMask, kLaneLeft, kOutOfBounds, kMisaligned, kDynamicOverflow, kWildPointer,
-    kWaitsForEver, kTrap, kOthersLocal;
+    kTwoBarriers, kBarrierCounts, kArrivesTwice, kEventNotWaitedFor, kEventNeverHappens, kBulkCopyNotWaitedFor,
+    kBulkCopyOfTooFewBytes, kBulkStoreOvertaken, kNotAnEvent, kLaneMissing, kNotInOwnMask, kReadsOutsideMask, kLaneLeft,
+    kOutOfBounds, kMisaligned, kDynamicOverflow, kWildPointer, kWaitsForEver, kTrap, kOthersLocal;
 
 }  // namespace emulator
