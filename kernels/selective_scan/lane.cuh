@@ -39,31 +39,43 @@ __device__ __forceinline__ void load_lane(const SelectiveScanProblem& p, const R
 #endif
 }
 
-__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+// Of the index-th (dim, dstate) part of the initial and final states.
+__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Row& row, Index index, LaneId id,
                                             Lane& self) {
 #if MS_HAS_INITIAL
   if (MS_INVARIANT && p.initial_state.data == nullptr) {
     set_zero(self.state);
     return;
   }
-  const float* initial = row_states(p, p.initial_state, shared);
-  for_each_state(shared.piece.row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
-                 [&](int r, int s, Index index, bool exists) { self.state[r][s] = exists ? initial[index] : 0.0f; });
+  const float* initial = row_states(p.initial_state, row, index);
+  for_each_state(row, id, p.initial_state.dim_stride, p.initial_state.state_stride,
+                 [&](int r, int s, Index i, bool exists) { self.state[r][s] = exists ? initial[i] : 0.0f; });
 #else
   set_zero(self.state);
 #endif
 }
 
-__device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+__device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const Row& row, Index index, LaneId id,
                                             const Lane& self) {
 #if MS_HAS_FINAL
   if (MS_INVARIANT && p.final_state.data == nullptr) return;
-  float* final_state = row_states(p, p.final_state, shared);
-  for_each_state(shared.piece.row, id, p.final_state.dim_stride, p.final_state.state_stride,
-                 [&](int r, int s, Index index, bool exists) {
-                   if (exists) final_state[index] = self.state[r][s];
+  float* final_state = row_states(p.final_state, row, index);
+  for_each_state(row, id, p.final_state.dim_stride, p.final_state.state_stride,
+                 [&](int r, int s, Index i, bool exists) {
+                   if (exists) final_state[i] = self.state[r][s];
                  });
 #endif
+}
+
+// Of the sequence at hand.
+__device__ __forceinline__ void start_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+                                            Lane& self) {
+  start_state(p, shared.piece.row, state_index(p, shared), id, self);
+}
+
+__device__ __forceinline__ void store_state(const SelectiveScanProblem& p, const Shared& shared, LaneId id,
+                                            const Lane& self) {
+  store_state(p, shared.piece.row, state_index(p, shared), id, self);
 }
 
 // B and C of a step for the lane's states, unless they are constant in time.

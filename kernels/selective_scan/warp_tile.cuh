@@ -22,6 +22,8 @@
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
 //   MS_WARPS             of a block: 1, but in relay.cu and relay_served.cu those that take turns on a row
 //   MS_SERVED            1: served.cu and relay_served.cu, where others move tiles for the warps that scan
+//   MS_ROW_VECTOR        of whole_rows.cu, which alone has it: elements that rows of steps begin with a multiple of;
+//                        likewise MS_BULK, 1: copies in bulk
 //   MS_ABREAST           adjacent rows of a block that go through their tiles in step: 1, but in forward.cu also 2 or 4
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time
@@ -524,16 +526,23 @@ __device__ __forceinline__ void load_constant_projection(const ProjectionTensor&
                  [&](int r, int s, Index index, bool exists) { to[r][s] = exists ? from[index] : 0.0f; });
 }
 
-// The row's part of a (batch, dim, dstate) tensor, or (sequences, dim, dstate) when packed.
+// The row's part of the index-th of a (batch, dim, dstate) tensor, or (sequences, dim, dstate) when packed.
+__device__ __forceinline__ float* row_states(const StateTensor& tensor, const Row& row, Index index) {
+  return tensor.data + index * tensor.batch_stride + row.first_channel * tensor.dim_stride;
+}
+
+// Which that is for the sequence at hand.
+__device__ __forceinline__ Index state_index(const SelectiveScanProblem& p, const Shared& shared) {
+#if MS_PACKED
+  return p.reverse ? p.sequences - 1 - shared.sequence : shared.sequence;
+#else
+  return shared.piece.row.batch;
+#endif
+}
+
 __device__ __forceinline__ float* row_states(const SelectiveScanProblem& p, const StateTensor& tensor,
                                              const Shared& shared) {
-  const Row& row = shared.piece.row;
-#if MS_PACKED
-  const Index index = p.reverse ? p.sequences - 1 - shared.sequence : shared.sequence;
-#else
-  const Index index = row.batch;
-#endif
-  return tensor.data + index * tensor.batch_stride + row.first_channel * tensor.dim_stride;
+  return row_states(tensor, shared.piece.row, state_index(p, shared));
 }
 
 __device__ __forceinline__ void clear_shared(Shared& shared, int lane) {

@@ -17,13 +17,14 @@ std::string kind_of(const nlohmann::ordered_json& candidate) {
                      : candidate.at("cut").get<bool>() ? "cut in time"
                                                        : "whole";
   if (candidate.at("served").get<bool>()) time += ", served";
+  if (candidate.at("whole_rows").get<bool>()) time += ", side by side";
   if (candidate.at("abreast") != 1) time += ", " + text("abreast") + " abreast";
   return channels + time;
 }
 
-// Where warps take turns, unrolled is what their states leave room for.
+// Where warps take turns, unrolled is what their states leave room for; where rows are moved whole, a tile is that.
 std::string unroll_of(const nlohmann::ordered_json& candidate) {
-  return candidate.at("warps") != 1 ? "" : ", unroll " + std::to_string(candidate.at("unroll").get<int>());
+  return candidate.at("unroll") == 0 ? "" : ", unroll " + std::to_string(candidate.at("unroll").get<int>());
 }
 
 }  // namespace

@@ -34,6 +34,9 @@ double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, 
 // The same by relay_served.cu.
 double clocks_of_relay_served(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
 
+// `rows` rows by whole_rows.cu, of which each of `sms` multiprocessors runs `resident` at a time.
+double clocks_of_whole_rows(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
+
 // The same cut into `slots` segments of `steps` steps, of which `resident` of each multiprocessor run at a time.
 double clocks_in_segments(const ForwardVariant& variant, Index slots, int resident, Index steps, Index sms);
 

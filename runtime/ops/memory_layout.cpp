@@ -85,6 +85,21 @@ Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& probl
   return aligned ? Access::kVectors : Access::kWords;
 }
 
+int adjacent_rows_vector(const SelectiveScanProblem& problem) {
+  const auto follow_one_another = [&](const SequenceTensor& x) {
+    return x.seq_stride == step_direction(problem) && (x.dim_stride == problem.seqlen || problem.dim == 1);
+  };
+  int width = 16 / element_size(problem.dtype);
+  while (problem.seqlen % width != 0) width /= 2;
+  for (const SequenceTensor* x : {&problem.u, &problem.delta, &problem.z}) {
+    if (x->data == nullptr) continue;
+    if (!follow_one_another(*x)) return 0;
+    while (!stays_aligned(x->batch_stride, problem.batch, width) || !steps_are_aligned(x->data, width, problem))
+      width /= 2;
+  }
+  return problem.seqlen > 0 && follow_one_another(problem.y) ? width : 0;
+}
+
 bool fills_sectors(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous,
                    int columns) {
   const int width = kSectorBytes / element_size(problem.dtype);

@@ -28,6 +28,10 @@ int copy_width(int columns, DType dtype);
 // Of tiles whose rows are `columns` elements along the contiguous axis.
 Access access_of(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
 
+// Elements, up to a vector of 16 bytes, that the rows of u, delta and z begin with a multiple of, and divide into. 0:
+// these and y are not rows of adjacent steps each of which begins where the one before it ends.
+int adjacent_rows_vector(const SelectiveScanProblem& problem);
+
 // Are these rows whole sectors of memory?
 bool fills_sectors(const SequenceTensor& tensor, const SelectiveScanProblem& problem, bool seq_contiguous, int columns);
 

@@ -1,6 +1,6 @@
 // How one forward scan is run on a CUDA device: which specialisation of
-// kernels/selective_scan/{forward,served,relay,carry,compose,prepare}.cu, and how its rows are dealt out to warps.
-// Depends on the problem's class and the device's size only, so it can be tested without a GPU.
+// kernels/selective_scan/{forward,served,relay,relay_served,whole_rows,carry,compose,prepare}.cu, and how its rows are
+// dealt out to warps. Depends on the problem's class and the device's size only, so it can be tested without a GPU.
 #pragma once
 
 #include <compare>
@@ -21,8 +21,9 @@ namespace mamba_scan::ops {
 enum class StateSlice : std::int8_t { kAll = 0, kPartial = 1, kLast = 2 };
 
 // Which kernel scans.
-enum class ScanKernel : std::int8_t { kForward, kServed, kRelay, kRelayServed };
-constexpr ScanKernel scan_kernel(int warps, bool served) {
+enum class ScanKernel : std::int8_t { kForward, kServed, kRelay, kRelayServed, kWholeRows };
+constexpr ScanKernel scan_kernel(int warps, bool served, bool whole_rows) {
+  if (whole_rows) return ScanKernel::kWholeRows;
   if (warps > 1) return served ? ScanKernel::kRelayServed : ScanKernel::kRelay;
   return served ? ScanKernel::kServed : ScanKernel::kForward;
 }
@@ -35,9 +36,11 @@ struct ForwardVariant {
   std::int16_t lanes = 2;
   std::int16_t states = 8;
   std::int16_t channels = 4;
-  std::int16_t warps = 1;    // that scan in a block: of relay.cu and relay_served.cu more than one
-  bool served = false;       // served.cu, relay_served.cu: others move tiles for the warps that scan
-  std::int16_t abreast = 1;  // adjacent rows of a block of forward.cu, which go through their tiles in step
+  std::int16_t warps = 1;       // that scan in a block: of relay.cu and relay_served.cu more than one
+  bool served = false;          // served.cu, relay_served.cu: others move tiles for the warps that scan
+  std::int16_t abreast = 1;     // adjacent rows of a block of forward.cu, which go through their tiles in step
+  std::int16_t row_vector = 0;  // of whole_rows.cu: elements that rows begin with a multiple of; 0: another kernel
+  bool bulk = false;            // whole_rows.cu copies in bulk
   std::int16_t min_blocks = 12;
   std::int16_t tile = 16;
   std::int16_t stages = 2;
@@ -68,7 +71,7 @@ struct ForwardVariant {
 
   auto operator<=>(const ForwardVariant&) const = default;
 
-  ScanKernel kernel() const { return scan_kernel(warps, served); }
+  ScanKernel kernel() const { return scan_kernel(warps, served, row_vector > 0); }
   int tiles_apart() const { return !served ? warps : warps > 1 ? 2 : 1; }  // kTilesApart in warp_tile.cuh
   bool is_relay() const { return warps > 1; }                              // relay.cu, relay_served.cu
   int warp_channels() const { return 32 / lanes * channels; }
@@ -85,6 +88,9 @@ struct ForwardVariant {
   unsigned scan_blocks(const SelectiveScanForwardParams& params) const;
   std::size_t shared_bytes() const;          // of a warp, or a pair, or in relay_served.cu a block
   std::size_t dynamic_shared_bytes() const;  // of a block of several warps; 0: all is static
+  // The same of what whole_rows.cu has, which depends on the number of steps.
+  std::size_t whole_rows_bytes(Index seqlen) const;
+  std::size_t scan_shared_bytes(const SelectiveScanForwardParams& params) const;  // dynamic, of whichever kernel
 
   jit::Variant scan() const;     // the kernel()
   jit::Variant carry() const;    // only when cut
@@ -151,8 +157,9 @@ struct PlanChoice {
   std::int16_t slices = 0;   // of the states. 0: as plan_forward() would have it
   bool served = false;       // served.cu, relay_served.cu
   std::int16_t abreast = 1;  // as in ForwardVariant
+  bool whole_rows = false;   // whole_rows.cu, whose tile is what it unrolls
 
-  ScanKernel kernel() const { return scan_kernel(warps, served); }
+  ScanKernel kernel() const { return scan_kernel(warps, served, whole_rows); }
   auto operator<=>(const PlanChoice&) const = default;
 };
 

@@ -54,8 +54,10 @@ class KernelTable {
     if (variant.prepared) prepare = start(variant.prepare());
     kernels.scan = &runtime.kernels().get(variant.scan(), device.report);
     constexpr std::size_t kAllowedAnyway = 48 << 10;
-    if (variant.dynamic_shared_bytes() > kAllowedAnyway)
-      kernels.scan->kernel.allow_dynamic_shared(variant.dynamic_shared_bytes());
+    // How much rows that are moved whole take is known at each launch only.
+    const std::size_t shared = variant.kernel() == ScanKernel::kWholeRows ? device.report.shared_per_block_optin
+                                                                          : variant.dynamic_shared_bytes();
+    if (shared > kAllowedAnyway) kernels.scan->kernel.allow_dynamic_shared(shared);
     if (variant.cut && variant.chunk_invariant)
       kernels.compose = &runtime.kernels().get(variant.compose(), device.report);
     if (variant.cut) kernels.carry = carry.get();
@@ -171,7 +173,7 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
     if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, kForwardBlockThreads, Work{});
     if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), kForwardBlockThreads, Work{});
     run_blocks(*kernels.scan, slice.variant.scan_blocks(slice.params), slice.variant.scan_threads(),
-               forward_work(slice.params.problem), slice.variant.dynamic_shared_bytes());
+               forward_work(slice.params.problem), slice.variant.scan_shared_bytes(slice.params));
   }
 }
 

@@ -143,6 +143,15 @@ std::vector<jit::Variant> shipped_variants(int capability) {
       add_plan(plan_forward(problem, device, seq_last ? nullptr : &four_abreast));
     }
   add_plan(plan_forward(problem_of(DType::kFloat16, false, 4, kMany, 65536, false, false, {}), device, &four_abreast));
+  // Short rows that lie side by side, of any length.
+  const PlanChoice whole_rows{.lanes = 1, .whole_rows = true};
+  for (Index seqlen : {49, 50, 52, 56}) {
+    for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+      add_plan(plan_forward(problem_of(dtype, true, 1, kMany, seqlen, false, false, {}), device, &whole_rows));
+    for (Index dstate : {1, 4, 8, 16})
+      add_plan(
+          plan_forward(problem_of(DType::kFloat16, true, dstate, kMany, seqlen, true, false, {}), device, &whole_rows));
+  }
   // Short sequences, whose warps take turns, served by others or not.
   const auto add_short = [&](DType dtype, bool seq_last, Index dstate, PlanChoice shape, bool full, Kind kind = {}) {
     const auto problem = problem_of(dtype, seq_last, dstate, kFew, 1024, full, false, kind);

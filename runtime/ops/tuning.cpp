@@ -59,13 +59,14 @@ PlanChoice choice_of(const ForwardPlan& plan) {
           .channels = v.channels,
           .cut = v.cut,
           .tile = v.tile,
-          .unroll = v.warps > 1 ? std::int16_t{0} : v.unroll,
+          .unroll = v.warps > 1 || v.row_vector > 0 ? std::int16_t{0} : v.unroll,
           .stages = v.stages,
           .min_blocks = v.min_blocks,
           .warps = v.warps,
           .slices = static_cast<std::int16_t>(plan.slices),
           .served = v.served,
-          .abreast = v.abreast};
+          .abreast = v.abreast,
+          .whole_rows = v.row_vector > 0};
 }
 
 namespace {
@@ -85,6 +86,7 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
     if (without_details(made.choice) == wanted) choices.push_back(made);
   };
   const auto add_all = [&](std::int16_t slices) {
+    add({.lanes = 1, .slices = slices, .whole_rows = true});
     for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
       for (std::int16_t channels = 1; channels <= 8; channels *= 2) {
         for (const bool cut : {false, true})
@@ -126,8 +128,10 @@ std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& proble
     add(detail, choice.*detail * 2);
   }
   if (choice.served) return neighbours;  // four stages, and a block for each multiprocessor
-  add(&PlanChoice::stages, choice.stages - 1);
-  add(&PlanChoice::stages, choice.stages + 1);
+  if (!choice.whole_rows) {
+    add(&PlanChoice::stages, choice.stages - 1);
+    add(&PlanChoice::stages, choice.stages + 1);
+  }
   const int blocks = choice.warps > 1 ? 1 : 4;
   add(&PlanChoice::min_blocks, choice.min_blocks - blocks);
   add(&PlanChoice::min_blocks, choice.min_blocks + blocks);

@@ -28,7 +28,7 @@ inline SelectiveScanProblem with_slices_before(const SelectiveScanForwardParams&
 // Not for the kernels that only prepare a scan.
 inline bool is_scan(const std::string& entry) {
   return entry == "selective_scan_forward" || entry == "selective_scan_served" || entry == "selective_scan_relay" ||
-         entry == "selective_scan_relay_served";
+         entry == "selective_scan_relay_served" || entry == "selective_scan_whole_rows";
 }
 
 // The whole scan that a launch stands for, as the caller laid it out.

@@ -216,7 +216,7 @@ TEST_P(PreparedScan, IsBitwiseTheSameAsOneThatIsNot) {
 // The cases above only mean something if they reach every kernel.
 TEST(EmulatedKernels, AreAllReached) {
   int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0, relays = 0, relays_served = 0,
-      served = 0, prepares = 0, prepared = 0, abreast = 0, whole_sectors = 0;
+      served = 0, whole_rows = 0, prepares = 0, prepared = 0, abreast = 0, whole_sectors = 0;
   for (const KernelImage* kernel : shipped_kernels()) {
     const std::string name = kernel->name;
     carries += name.starts_with("selective_scan_carry[");
@@ -225,6 +225,7 @@ TEST(EmulatedKernels, AreAllReached) {
     relays_served += name.starts_with("selective_scan_relay_served[");
     prepares += name.starts_with("selective_scan_prepare[");
     served += name.starts_with("selective_scan_served[");
+    whole_rows += name.starts_with("selective_scan_whole_rows[");
     if (!name.starts_with("selective_scan_forward[")) continue;
     packed += name.find("MS_PACKED=1") != std::string::npos;
     abreast += name.find("MS_ABREAST=4") != std::string::npos;
@@ -242,6 +243,7 @@ TEST(EmulatedKernels, AreAllReached) {
   EXPECT_GE(relays, 30);
   EXPECT_GE(relays_served, 18);
   EXPECT_GE(served, 20);
+  EXPECT_GE(whole_rows, 20);
   EXPECT_GE(abreast, 12);
   EXPECT_GE(whole_sectors, 4);
   EXPECT_GE(prepares, 12);

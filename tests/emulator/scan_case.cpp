@@ -134,8 +134,8 @@ SequenceTensor ScanSetup::make_sequence(const std::string& name, Layout layout, 
   SequenceTensor tensor{nullptr, outer * pitch, by_steps ? pitch : step, by_steps ? step : pitch};
 
   const auto bytes = static_cast<std::size_t>(scan_.batch * tensor.batch_stride * element_bytes(scan_.dtype));
-  const std::size_t shift =
-      scan_.spacing == Spacing::kShifted ? static_cast<std::size_t>(element_bytes(scan_.dtype)) : 0;
+  const Index shifted = (scan_.spacing == Spacing::kShifted ? 1 : 0) + (whole != nullptr ? scan_.shifted_y : 0);
+  const auto shift = static_cast<std::size_t>(shifted * element_bytes(scan_.dtype));
   auto* memory = device_.allocate<unsigned char>(
       name, access == Access::kReadOnly ? whole_chunks(bytes + shift) : bytes + shift, access);
   unsigned char* data = memory + shift;

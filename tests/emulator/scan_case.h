@@ -37,6 +37,7 @@ struct ScanCase {
   Spacing spacing = Spacing::kPadded;
   bool softplus = false, bias = false, D = false, z = false, initial = false, final = false;
   bool constant_B = false, constant_C = false;
+  Index shifted_y = 0;          // elements past a multiple of 8 that y begins, besides `spacing`
   bool other_layout_z = false;  // z in the layout that the case does not have
   bool states_first_B = false;  // B as (batch, groups, dstate, seqlen)
   bool states_first_C = false;
@@ -49,6 +50,7 @@ struct ScanCase {
   Index packed_begin = 0;    // if not 0, the steps scanned are part of a longer packed row, with others on both sides
   int broken_sequence = -1;  // one whose u and B are NaN: the others must not notice
   bool state_in_place = false;         // final_state is initial_state's memory
+  int major = 8;                       // of the compute capability
   int sm_count = 1;                    // few multiprocessors are full soon: the plan then gives a lane several channels
   int shared_kib = 100;                // of a multiprocessor: with less, tiles and channels are fewer
   mamba_scan::ops::PlanChoice choice;  // to be made instead of the plan's, if lanes is not 0

@@ -409,6 +409,59 @@ std::vector<ScanCase> scan_cases() {
     scan.dim = 2 * 19, scan.ngroups = 2, scan.sm_count = 6;
   }
 
+  // Rows that lie side by side and are moved whole: every type, lengths of every alignment, warps with fewer channels,
+  // runs that begin anywhere, steps that are left over.
+  const auto add_whole_rows = [&](const char* name, DType dtype, Index dstate,
+                                  std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, channels).everything();
+    scan.spacing = Spacing::kDense;
+    scan.dstate = dstate;
+    scan.seqlens = std::move(seqlens);
+    scan.states_first_B = scan.states_first_C = true;
+    scan.choice = {.lanes = 1, .whole_rows = true};
+    scan.batch = 2;
+    return scan;
+  };
+  add_whole_rows("WholeRowsFloat16", f16, 1, {2, 7, 49, 50, 52, 56, 131});
+  add_whole_rows("WholeRowsBFloat16", bf16, 4, {3, 49, 54, 60, 64}).dim = 70;
+  add_whole_rows("WholeRowsFloat32", f32, 3, {5, 49, 50, 52}).dim = 32;
+  add_whole_rows("WholeRowsTwoStates", f32, 2, {33}).bare();
+  add_whole_rows("WholeRowsSixteenStates", f16, 16, {21, 26, 40}).states_first_B = false;
+  add_whole_rows("WholeRowsThirteenStates", bf16, 13, {29}).states_first_C = false;
+  add_whole_rows("WholeRowsEightStates", f16, 8, {35}).states_first_B = false;
+  add_whole_rows("WholeRowsBare", f16, 1, {49}).bare();
+  add_whole_rows("WholeRowsOneChannel", f16, 5, {37}).dim = 1;
+  {
+    ScanCase& scan = add_whole_rows("WholeRowsGroups", f16, 1, {43});
+    scan.dim = 3 * 35, scan.ngroups = 3;
+  }
+  {
+    ScanCase& scan = add_whole_rows("WholeRowsBiasFinal", bf16, 1, {41}).bare();
+    scan.bias = scan.final = true;
+  }
+  for (const Index shifted : {1, 2, 5}) {
+    ScanCase& scan = add_whole_rows("WholeRowsShifted", shifted == 2 ? f32 : f16, 2, {23, 24});
+    scan.name += std::to_string(shifted);
+    scan.shifted_y = shifted, scan.reverse = shifted == 5;
+  }
+  add_whole_rows("WholeRowsReverse", f16, 1, {2, 49, 50, 52}).reverse = true;
+  add_whole_rows("WholeRowsReverseFloat32", f32, 6, {27, 28}).reverse = true;
+  add_whole_rows("WholeRowsInPlace", f16, 3, {45}).state_in_place = true;
+  // Copies in bulk.
+  for (const Index shifted : {0, 3}) {
+    ScanCase& scan =
+        add_whole_rows(shifted == 0 ? "WholeRowsBulk" : "WholeRowsBulkShifted", f16, 1, {2, 7, 49, 52, 131});
+    scan.major = 9, scan.shifted_y = shifted;
+  }
+  {
+    ScanCase& scan = add_whole_rows("WholeRowsBulkFloat32", f32, 16, {21, 26}).bare();
+    scan.major = 9, scan.dim = 70, scan.reverse = true;
+  }
+  {
+    ScanCase& scan = add_whole_rows("WholeRowsTuned", f16, 1, {67, 68});
+    scan.choice.tile = 16, scan.choice.stages = 2, scan.choice.min_blocks = 8;
+  }
+
   // B and C that do not change with time.
   add("ConstantB", f32, steps).constant_B = true;
   add("ConstantC", f16, steps).constant_C = true;
@@ -700,7 +753,7 @@ std::vector<ScanCase> scan_cases() {
 mamba_scan::driver::DeviceReport device_for(const ScanCase& scan) {
   mamba_scan::driver::DeviceReport device;
   device.name = "emulated";
-  device.major = 8;
+  device.major = scan.major;
   device.sm_count = scan.sm_count;
   device.max_threads_per_sm = 1536;
   device.shared_per_block = 48 * 1024;

@@ -80,7 +80,7 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
     launch.variant = slice.variant.scan();
     launch.geometry.block.x = slice.variant.scan_threads();
     launch.blocks = [v = slice.variant](const auto& params) { return v.scan_blocks(params); };
-    launch.geometry.dynamic_shared_bytes = slice.variant.dynamic_shared_bytes();
+    launch.geometry.dynamic_shared_bytes = slice.variant.scan_shared_bytes(slice.params);
     out.launches.push_back(launch);
   }
   return with_slots(out, plan.params.slots, plan.params.slots_per_row, device);

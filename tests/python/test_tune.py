@@ -24,9 +24,10 @@ def timed(monkeypatch):
     def tune(*sizes, dtype, layout, options, thorough, candidates, device):
         calls.append((*sizes, dtype, layout, " ".join(options), thorough, candidates, device))
         warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "warps": 1, "slices": 1, "served": False}
-        warps["abreast"] = 1
+        warps |= {"abreast": 1, "whole_rows": False}
         turns = {"tile": 32, "unroll": 0, "stages": 3, "min_blocks": 2, "warps": 8, "slices": 2, "served": False}
-        turns["abreast"] = 1
+        turns |= {"abreast": 1, "whole_rows": False}
+        rows = {"whole_rows": True, "tile": 8, "unroll": 0}
         served = {**warps, "stages": 4, "min_blocks": 1, "served": True}
         candidates = [
             {"lanes": 2, "channels": 4, "cut": False, **warps, "expected_us": 11.0, "us": 12.0},
@@ -34,6 +35,7 @@ def timed(monkeypatch):
             {"lanes": 16, "channels": 1, "cut": False, **turns, "expected_us": 12.0, "us": 11.0},
             {"lanes": 1, "channels": 1, "cut": False, **served, "expected_us": 12.0, "us": 13.0},
             {"lanes": 1, "channels": 1, "cut": False, **warps, "abreast": 4, "expected_us": 12.0, "us": 14.0},
+            {"lanes": 1, "channels": 1, "cut": False, **warps, **rows, "expected_us": 12.0, "us": 15.0},
         ]
         return {"device": "GPU", "problem": "a scan", "candidates": candidates, "chosen": 1, "kept": True}
 
@@ -50,6 +52,7 @@ def test_every_scan_named_is_timed_once(timed, capsys):
     assert " 16 lanes, 1 channels, turns of 8 warps  tile 32, 3 stages, 2 blocks, 2 slices" in output.out
     assert "  1 lanes, 1 channels, whole, served     tile 16, unroll 4, 4 stages, 1 blocks" in output.out
     assert "  1 lanes, 1 channels, whole, 4 abreast  tile 16, unroll 4, 2 stages, 16 blocks" in output.out
+    assert "  1 lanes, 1 channels, whole, side by side tile 8, 2 stages, 16 blocks" in output.out
     assert "kept for scans like this" in output.out
 
 

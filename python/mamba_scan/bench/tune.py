@@ -45,12 +45,14 @@ def _options_of(case: Case) -> list[str]:
 
 
 def _line(candidate: dict[str, Any], chosen: bool) -> str:
-    turns = candidate["warps"] > 1  # of several warps, which unroll what their states leave room for
+    turns = candidate["warps"] > 1
     time = f"turns of {candidate['warps']} warps" if turns else "cut in time" if candidate["cut"] else "whole"
     time += ", served" * candidate["served"]  # by warps that move tiles for those that scan
+    time += ", side by side" * candidate["whole_rows"]  # a warp's rows are one run of memory
     if candidate["abreast"] > 1:
         time += f", {candidate['abreast']} abreast"
-    unroll = "" if turns else f"unroll {candidate['unroll']}, "
+    # Where it is 0, that is a tile, or what states leave room for.
+    unroll = f"unroll {candidate['unroll']}, " if candidate["unroll"] else ""
     details = f"tile {candidate['tile']}, {unroll}{candidate['stages']} stages, {candidate['min_blocks']} blocks"
     kind = f"{candidate['lanes']:>2} lanes, {candidate['channels']} channels, {time}"
     if candidate["slices"] > 1:
