@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/ceil_div.h"
+#include "ops/warp_layout.h"
+
 namespace mamba_scan::ops {
 namespace {
-
-Index ceil_div(Index value, Index divisor) { return (value + divisor - 1) / divisor; }
 
 // 1/1 + 1/2 + ... + 1/n
 double harmonic(double n) { return n < 1 ? 0 : std::log(n) + 0.5772 + 1 / (2 * n); }
@@ -161,12 +162,6 @@ double reached_of_memory(const ForwardVariant& v) {
   return v.seq_contiguous ? 0.65 : 0.7;
 }
 
-// Rows of steps of one lane, in windows.
-bool has_windows_of_many_states(const ForwardVariant& v) {
-  constexpr int kFew = 10;
-  return v.u_access == Access::kWindows && v.seq_contiguous && v.lanes == 1 && v.states > kFew;
-}
-
 }  // namespace
 
 double clocks_per_step(const ForwardVariant& v, int warps) {
@@ -197,7 +192,8 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
   const double per_step = in_waves(of_sm, resident, step_of);
   // Their last tile, which is hardly ever whole, and the first of the next row. Fitted to three scans on an H200.
   constexpr double kOfRow = 13000;
-  const double of_rows = has_windows_of_many_states(v) ? kOfRow * static_cast<double>(ceil_div(of_sm, resident)) : 0;
+  const double of_rows =
+      has_long_windows(v) && v.lanes == 1 ? kOfRow * static_cast<double>(ceil_div(of_sm, resident)) : 0;
   return per_step * static_cast<double>(seqlen) + of_rows + kStart;
 }
 
@@ -289,7 +285,8 @@ double clocks_of_whole_rows(const ForwardVariant& v, Index rows, int resident, I
     const double of_step = together(alone, each * exponentials, 1.02 * each * step);
     return static_cast<double>(seqlen) * of_step + kOfRow * std::max(kFewestRows, each);
   };
-  return in_waves(ceil_div(rows, sms), resident, row_of) + kOnce;
+  constexpr double kInParts = 1.15;  // copies that are not made in bulk
+  return (v.bulk ? 1 : kInParts) * in_waves(ceil_div(rows, sms), resident, row_of) + kOnce;
 }
 
 double clocks_in_segments(const ForwardVariant& v, Index slots, int resident, Index steps, Index sms) {

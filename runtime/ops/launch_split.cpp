@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "ops/ceil_div.h"
 #include "ops/plan.h"
 #include "ops/work.h"
 
@@ -10,8 +11,6 @@ namespace {
 
 constexpr double kSafety = 4;
 constexpr Index kChannelBlock = 128;  // a multiple of what any warp covers
-
-Index ceil_div(Index value, Index divisor) { return (value + divisor - 1) / divisor; }
 
 // ---- parts of a problem ----
 

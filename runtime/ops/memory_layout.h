@@ -13,6 +13,11 @@ enum class ProjectionOrder : std::int8_t { kStates = 0, kSteps = 1, kStrided = 2
 // How a tensor's tiles are moved: MS_*_ACCESS (warp_tile.cuh).
 enum class Access : std::int8_t { kElementwise = 0, kWords = 1, kVectors = 2, kWindows = 3 };
 
+// Words or windows: rows that begin anywhere.
+constexpr bool is_unaligned(Access access) { return access == Access::kWords || access == Access::kWindows; }
+
+constexpr int kWindowElements = 8;  // of 16 bits
+
 int element_size(DType dtype);
 
 // The problem as the kernels see it: step 0 is the first one scanned. The functions below are for problems in that

@@ -66,6 +66,22 @@ def test_a_slice_of_one_fused_projection(device):
     assert_matches_reference(problem, *scan(problem))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dstate", [1, 4, 16])
+@pytest.mark.parametrize("seqlen", [3, 49, 50, 52, 56, 131])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_short_rows_side_by_side(device, dtype, seqlen, dstate, reverse):
+    """Vision models' rows, of which each begins where the one before it ends: tensors that begin anywhere, too."""
+    problem = make_problem(3, seqlen, 140, dstate, groups=2, dtype=dtype, layout="bdl", device=device)
+    problem["reverse"] = reverse
+    assert_matches_reference(problem, *scan(problem))
+    for name, shift in (("u", 1), ("delta", 2), ("z", 5)):
+        tensor = problem[name]
+        larger = torch.full([tensor.numel() + shift], float("nan"), dtype=dtype, device=tensor.device)
+        problem[name] = larger[shift:].view(tensor.shape).copy_(tensor)
+    assert_matches_reference(problem, *scan(problem))
+
+
 class NoCopies(TorchDispatchMode):
     """Notes what reaches the operator, and fails when anything but its outputs is written to memory of its own."""
 
