@@ -34,7 +34,7 @@ struct PlanRow {
 
   Occupancy occupancy() const {
     const ops::ForwardVariant& v = plan.variant;
-    const auto shared = info.shared_bytes + static_cast<std::int64_t>(v.dynamic_shared_bytes());
+    const auto shared = info.shared_bytes + static_cast<std::int64_t>(v.scan_shared_bytes(plan.params));
     return occupancy_of(info.registers, shared, static_cast<int>(v.scan_threads()), *sm_limits_of(gpu->capability));
   }
   // Of the launch that has most, on all schedulers of the GPU.
@@ -103,7 +103,8 @@ inline void write_kernels(std::ostream& out, const std::vector<KernelRow>& rows)
       << ops::kForwardBlockThreads
       << " threads, those of rows that go ABREAST and of selective_scan_served, selective_scan_relay, "
          "selective_scan_relay_served and selective_scan_prepare of more; \"bound by\" says what keeps a further one "
-         "off the SM.\n\n"
+         "off the SM. The shared memory of selective_scan_whole_rows depends on the number of steps and is left "
+         "out.\n\n"
          "| arch | kernel | dtype | N | lanes x states x channels | tile | registers | spilled bytes | shared bytes | "
          "blocks/SM | warps/SM | bound by | switches |\n"
          "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";

@@ -223,6 +223,10 @@ std::optional<std::string> AccessChecker::check(unsigned thread, const void* add
     if (auto error = check_threads(*region, cell, first - begin, record, write)) return error;
     if (region->shared) continue;
     if (auto error = check_blocks(*region, cell, first - begin, record, write)) return error;
+    if (write) cell.written |= touched;
+    if (region->access == Access::kScratch && (touched & ~cell.written) != 0)
+      return what + " in " + region->name + " at byte " + std::to_string(first - begin) + ", which nobody has written" +
+             code_text(code);
   }
   return std::nullopt;
 }

@@ -13,7 +13,8 @@ namespace emulator {
 
 enum class AccessKind { kRead, kWrite, kAtomic };
 
-enum class Access { kReadOnly, kReadWrite };
+// Scratch: what kernels read there, kernels have written.
+enum class Access { kReadOnly, kReadWrite, kScratch };
 
 class AccessChecker {
  public:
@@ -58,6 +59,7 @@ class AccessChecker {
     // Blocks (plus one) that touched each byte in this launch; kSeveral: more than one. Shared memory has none.
     std::uint32_t reader[4] = {}, writer[4] = {};
     bool atomic_writer = false;
+    std::uint8_t written = 0;  // which of its bytes, by any launch
   };
   struct Region {
     std::string name;

@@ -326,6 +326,26 @@ TEST(PlantedMistake, WaitingForAnEventThatNeverHappensEnds) {
                        {"wait in a loop for ever", "waits for an event at planted_kernels.cpp:"}));
 }
 
+TEST(PlantedMistake, ReadingScratchMemoryThatNobodyHasWrittenIsNamed) {
+  NEEDS_INSTRUMENTED_ACCESSES;
+  Device device;
+  float* in = device.allocate<float>("sums", 512, Access::kScratch);
+  float* out = device.allocate<float>("out", 2, Access::kScratch);
+  EXPECT_TRUE(mentions(error_of(device, kBlockSum, geometry({2}, {256}), in, out),
+                       {"read of 4 bytes in sums at byte 0, which nobody has written"}));
+}
+
+TEST(Emulator, ScratchMemoryThatWasWrittenCanBeRead) {
+  Device device;
+  float* in = device.allocate<float>("in", 512, Access::kReadOnly);
+  float* sums = device.allocate<float>("sums", 256, Access::kScratch);
+  float* out = device.allocate<float>("out", 1, Access::kScratch);
+  std::iota(in, in + 512, 0.0f);
+  for (int i = 0; i < 256; ++i) ASSERT_EQ(error_of(device, kBlockSum, geometry({1}, {2}), in + 2 * i, sums + i), "");
+  ASSERT_EQ(error_of(device, kBlockSum, geometry({1}, {256}), sums, out), "");
+  EXPECT_EQ(out[0], 511 * 512 / 2);
+}
+
 TEST(PlantedMistake, BulkCopiesNotWaitedForAreNotThere) {
   Device device;
   int* in = device.allocate<int>("in", 32, Access::kReadOnly);
