@@ -10,6 +10,14 @@
 // Dynamic shared memory of the block, as an array.
 #define MS_DYNAMIC_SHARED(TYPE, NAME) extern __shared__ TYPE NAME[]
 
+// Are there bulk copies? The architecture that is compiled for may be older than the device; PTX has them since
+// CUDA 12.
+#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ >= 12
+#define MS_HAS_BULK_COPIES 1
+#else
+#define MS_HAS_BULK_COPIES 0
+#endif
+
 namespace mamba_scan::device {
 
 // 16-bit floats are stored as their bits; NVRTC without a toolkit knows neither __half nor __nv_bfloat16.
@@ -195,7 +203,7 @@ __device__ __forceinline__ void event_wait(Event& event, unsigned parity) {
 }
 #endif
 
-#if __CUDA_ARCH__ >= 900
+#if MS_HAS_BULK_COPIES
 // Copies of any multiple of 16 bytes between addresses that are multiples of 16, by the engine for bulk copies, which
 // one thread asks: it takes one copy after another, where those of async_copy() arrive together.
 

@@ -24,11 +24,13 @@
 // The first version waited for B and C of 32 steps at a time, and took 28 and 56.
 //
 // Constants: see warp_tile.cuh; tiles are of no meaning here. MS_ROW_VECTOR also divides the number of steps. MS_BULK:
-// 1 where there is an engine for bulk copies, from sm_90 on. Real states that one launch holds, of one channel of a
+// 1 on a device with an engine for bulk copies, from sm_90 on. Real states that one launch holds, of one channel of a
 // lane; B and C that vary; sequences that are not packed. The launch provides the shared memory, which depends on the
 // number of steps.
 #include "selective_scan/lane.cuh"
 #include "selective_scan/tile_rows.cuh"
+
+#define MS_COPIES_IN_BULK (MS_BULK && MS_HAS_BULK_COPIES)
 
 namespace mamba_scan {
 namespace {
@@ -76,7 +78,7 @@ struct Memory {
   __device__ __forceinline__ float* C() const { return B() + (steps * kStates + 3) / 4 * 4; }
 };
 
-#if MS_BULK
+#if MS_COPIES_IN_BULK
 __device__ __forceinline__ Event& arrival_of_runs(const Memory& memory) {
   return *reinterpret_cast<Event*>(memory.begin);
 }
@@ -114,7 +116,7 @@ __device__ __forceinline__ void await_runs(const Memory&) { async_wait<0>(); }
 
 // Whole vectors of a run, to memory where they are whole vectors, too.
 __device__ __forceinline__ void store_vectors(Element* to, const Element* from, int vectors, int lane) {
-#if MS_BULK
+#if MS_COPIES_IN_BULK
   if (lane == 0 && vectors > 0) bulk_store(to, from, vectors * 16);
 #else
 #pragma unroll 4
@@ -138,7 +140,7 @@ __device__ __forceinline__ void store_run(const Element* y, const Run& run, int 
   Element* const to = const_cast<Element*>(run.first);
   const int before = min((kChunkElements - run.shift()) % kChunkElements, run.elements);
   const int vectors = (run.elements - before) / kChunkElements, after = before + vectors * kChunkElements;
-#if MS_BULK
+#if MS_COPIES_IN_BULK
   bulk_fence();
 #endif
   __syncwarp();
@@ -152,7 +154,7 @@ __device__ __forceinline__ void store_run(const Element* y, const Run& run, int 
   const int place = is_before ? lane : after + lane - kChunkElements;
   if (place < (is_before ? before : run.elements) && lane < 2 * kChunkElements)
     store_global<kElementBytes>(to + place, y + place);
-#if MS_BULK
+#if MS_COPIES_IN_BULK
   bulk_wait();
 #endif
 }
@@ -170,7 +172,7 @@ class StatesOfSteps {
               row.group * tensor.group_stride),
         lane_(lane) {}
 
-  static constexpr int kRound = 32 * (kStates > 16 ? 1 : kStates < 2 ? 8 : 16 / kStates);  // steps
+  static constexpr int kRound = 32 * (kStates == 1 ? 8 : 16 / kStates);  // steps
 
   // Of the round that begins with step `begin`. Nothing waits for them yet.
   __device__ __forceinline__ void load(int begin, int steps) {

@@ -184,6 +184,19 @@ TEST_P(Variants, CompileWithoutSpillsWithinLimits) {
   }
 }
 
+// As on a device newer than its NVRTC, which then compiles for an architecture without what the plan counts on.
+TEST(OlderArchitecture, CompilesWhatIsPlannedForHopper) {
+  const Nvrtc nvrtc = nvrtc_for(89);
+  if (nvrtc.library == nullptr) GTEST_SKIP() << nvrtc.missing;
+  std::vector<jit::Variant> variants;
+  for (jit::Variant& variant : ops::shipped_variants(90))
+    if (test::define_of(variant, "MS_BULK") == "1") variants.push_back(std::move(variant));
+  ASSERT_FALSE(variants.empty());
+  variants.resize(std::min<std::size_t>(variants.size(), 4));
+  for (const Row& row : compile_all(*nvrtc.library, variants, {"compute_89", true}))
+    EXPECT_TRUE(row.error.empty()) << row.variant << ": " << row.error;
+}
+
 // ---- plans for GPUs that nobody here has
 // -----------------------------------------------------------------------------
 

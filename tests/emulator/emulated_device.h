@@ -2,6 +2,8 @@
 // kernel, so it includes nothing itself; cuda_language.h came before.
 #pragma once
 
+#define MS_HAS_BULK_COPIES 1
+
 // Dynamic shared memory. On a GPU: extern __shared__ TYPE NAME[];
 #define MS_DYNAMIC_SHARED(TYPE, NAME) TYPE* NAME = reinterpret_cast<TYPE*>(::emulator::dynamic_shared())
 
