@@ -207,8 +207,8 @@ __device__ __forceinline__ void event_wait(Event& event, unsigned parity) {
 // Copies of any multiple of 16 bytes between addresses that are multiples of 16, by the engine for bulk copies, which
 // one thread asks: it takes one copy after another, where those of async_copy() arrive together.
 
-// event_init() happened for the engine, too, and event_signal() that so many bytes of bulk_load() belong to: the event
-// happens when they have arrived as well.
+// event_signal() of an event that only happens when so many bytes of bulk_load() have arrived besides. Before the first
+// bulk_load(): it lets the engine know what event_init() did.
 __device__ __forceinline__ void event_signal_bytes(Event& event, int bytes) {
   asm volatile(
       "fence.mbarrier_init.release.cluster;\n"

@@ -321,18 +321,24 @@ bool set_relay_shape(const SelectiveScanProblem& problem, const PlanChoice& want
   return fits_registers(v);
 }
 
-// A block for every row, if shared memory has room for it. clocks: of whichever kernel.
-void consider_turns(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                    const ForwardVariant& variant, decltype(clocks_of_relay)& clocks, Best& best) {
-  if (!fits_shared_memory(variant, device)) return;
+// A block for every row, `resident` of them at a time on a multiprocessor. clocks: of whichever kernel.
+void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                     const ForwardVariant& variant, int resident, decltype(clocks_of_relay)& clocks, Best& best) {
   Candidate c;
   c.variant = variant;
   c.rows = c.slots = rows_of(problem, variant);
   if (c.rows > std::numeric_limits<int>::max()) return;
-  const double taken =
-      clocks(variant, c.rows, relay_blocks_per_sm(variant, device), problem.seqlen, std::max(device.sm_count, 1));
+  const double taken = clocks(variant, c.rows, resident, problem.seqlen, std::max(device.sm_count, 1));
   c.clocks = bounded_by_memory(taken, memory_clocks(variant, c.rows, c.slots, problem, device));
   best.consider(c);
+}
+
+// If shared memory has room for it.
+void consider_turns(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                    const ForwardVariant& variant, decltype(clocks_of_relay)& clocks, Best& best) {
+  if (!fits_shared_memory(variant, device)) return;
+  consider_blocks(problem, device, variant, blocks_per_sm(variant, variant.dynamic_shared_bytes(), device), clocks,
+                  best);
 }
 
 void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
@@ -500,20 +506,15 @@ void set_whole_rows_shape(const SelectiveScanProblem& problem, const driver::Dev
 
 void consider_whole_rows(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                          const ForwardVariant& base, Best& best) {
-  Candidate c;
-  c.variant = base;
-  ForwardVariant& v = c.variant;
+  ForwardVariant v = base;
   set_whole_rows_shape(problem, device, best.details(ScanKernel::kWholeRows), v);
-  if (v.whole_rows_bytes(problem.seqlen) > std::max(kMostStaticShared, device.shared_per_block_optin)) return;
+  const std::size_t bytes = v.whole_rows_bytes(problem.seqlen);
+  if (!fits_dynamic_shared(bytes, device)) return;
   // Many states keep a scheduler busy with two warps only, few with one.
   constexpr int kMany = 8;
-  const int resident = whole_rows_per_sm(v, problem.seqlen, device), enough = v.states > kMany ? 8 : 4;
+  const int resident = blocks_per_sm(v, bytes, device), enough = v.states > kMany ? 8 : 4;
   if (resident < enough && !best.wants(v)) return;
-  c.rows = c.slots = rows_of(problem, v);
-  if (c.rows > std::numeric_limits<int>::max()) return;
-  const double taken = clocks_of_whole_rows(v, c.rows, resident, problem.seqlen, std::max(device.sm_count, 1));
-  c.clocks = bounded_by_memory(taken, memory_clocks(v, c.rows, c.slots, problem, device));
-  best.consider(c);
+  consider_blocks(problem, device, v, resident, clocks_of_whole_rows, best);
 }
 
 }  // namespace

@@ -107,6 +107,14 @@ double of_states(const ForwardVariant& v) {
   return 5 * states + 1.2 * loads + 12;
 }
 
+// What a step's states, softplus and gate take of the exponential unit.
+double exponentials(const ForwardVariant& v) {
+  double clocks = 8.0 * v.channels * v.states;
+  if (v.softplus) clocks += 8 * owned(v);
+  if (v.has_z) clocks += 12 * owned(v);
+  return clocks;
+}
+
 constexpr double kOfTile = 225;  // waiting for its copies, its begin and end
 
 // Of served.cu: tiles of 16 bits, twice as many steps as those of fp32, of channels that lanes share.
@@ -170,10 +178,7 @@ double clocks_per_step(const ForwardVariant& v, int warps) {
   if (v.is_complex) return 100.0 / warps + warps * (38 * states + 55);  // counted, not fitted: complex_lane.cuh
   double instructions = of_states(v) + besides_states(v) + kOfTile / v.tile;
   if (v.lanes == 1 && states > 16) instructions *= 1.3;  // such steps cannot be unrolled as far
-  double exponentials = 8 * states;
-  if (v.softplus) exponentials += 8 * owned(v);
-  if (v.has_z) exponentials += 12 * owned(v);
-  return waiting_abreast(v) * together(1.58 * instructions, warps * exponentials, 1.02 * warps * instructions);
+  return waiting_abreast(v) * together(1.58 * instructions, warps * exponentials(v), 1.02 * warps * instructions);
 }
 
 double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
@@ -277,12 +282,11 @@ double clocks_of_whole_rows(const ForwardVariant& v, Index rows, int resident, I
   double step = 5 * states + 8 + 3 * vectors;
   if (v.softplus) step += 14;
   if (v.has_z) step += 6 + vectors;
-  const double exponentials = 8 * states + (v.softplus ? 8 : 0) + (v.has_z ? 12 : 0);
   const double alone = (v.states > kFew ? 2.2 : 1.58) * step;
   const auto row_of = [&](Index warps) {  // that a multiprocessor has at a time
     if (warps == 0) return 0.0;
     const double each = std::ceil(static_cast<double>(warps) / 4);
-    const double of_step = together(alone, each * exponentials, 1.02 * each * step);
+    const double of_step = together(alone, each * exponentials(v), 1.02 * each * step);
     return static_cast<double>(seqlen) * of_step + kOfRow * std::max(kFewestRows, each);
   };
   constexpr double kInParts = 1.15;  // copies that are not made in bulk

@@ -165,7 +165,7 @@ ForwardPlan plan_slices(const SelectiveScanProblem& whole, const driver::DeviceR
       v.chunk_invariant ? choose_invariant(problem, device, v) : choose(problem, device, v, slices == 1, choice);
   v = chosen.variant;
   set_projections(problem, v);
-  if (v.row_vector == 0) set_accesses(problem, v);
+  set_accesses(problem, v);
   if (v.cut) v.carry_stages = carry_stages_for(v, chosen.slots, device);
   if (choice != nullptr && has_details(*choice) && (!is_simply(*choice, v) || !fits_shared_with_carries(v, device))) {
     const PlanChoice simple = without_details(*choice);

@@ -52,9 +52,13 @@ std::int16_t blocks_in_shared_memory(const ForwardVariant& v, const driver::Devi
   return static_cast<std::int16_t>(std::min<int>(v.min_blocks, std::max(4 * of_scheduler, kFewest)));
 }
 
+bool fits_dynamic_shared(std::size_t bytes, const driver::DeviceReport& device) {
+  return bytes <= std::max(kMostStaticShared, device.shared_per_block_optin);
+}
+
 bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device) {
   if (v.dynamic_shared_bytes() == 0) return v.shared_bytes() <= kMostStaticShared;
-  return v.dynamic_shared_bytes() <= std::max(kMostStaticShared, device.shared_per_block_optin);
+  return fits_dynamic_shared(v.dynamic_shared_bytes(), device);
 }
 
 bool fits_shared_with_carries(const ForwardVariant& v, const driver::DeviceReport& device) {
@@ -73,15 +77,9 @@ std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver
   return carry.carry_stages;
 }
 
-int relay_blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
-  const std::size_t by_shared = device.shared_per_sm / (v.dynamic_shared_bytes() + kReservedPerBlock);
+int blocks_per_sm(const ForwardVariant& v, std::size_t dynamic_shared_bytes, const driver::DeviceReport& device) {
+  const std::size_t by_shared = device.shared_per_sm / (dynamic_shared_bytes + kReservedPerBlock);
   return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), block_slots(device)}));
-}
-
-int whole_rows_per_sm(const ForwardVariant& v, Index seqlen, const driver::DeviceReport& device) {
-  const std::size_t by_shared = device.shared_per_sm / (v.whole_rows_bytes(seqlen) + kReservedPerBlock);
-  return static_cast<int>(
-      std::min({static_cast<std::size_t>(v.min_blocks), static_cast<std::size_t>(block_slots(device)), by_shared}));
 }
 
 }  // namespace mamba_scan::ops

@@ -33,6 +33,7 @@ Index busy_schedulers(const ForwardVariant& v, const driver::DeviceReport& devic
 std::int16_t blocks_in_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device);
 
 // May a block have that much shared memory?
+bool fits_dynamic_shared(std::size_t bytes, const driver::DeviceReport& device);
 bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& device);
 
 // And one of carry.cu, where the variant is cut?
@@ -42,10 +43,7 @@ bool fits_shared_with_carries(const ForwardVariant& v, const driver::DeviceRepor
 // shared memory would then hold fewer warps than there are.
 std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver::DeviceReport& device);
 
-// Blocks of relay.cu or relay_served.cu.
-int relay_blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device);
-
-// Blocks of whole_rows.cu, of rows of so many steps.
-int whole_rows_per_sm(const ForwardVariant& v, Index seqlen, const driver::DeviceReport& device);
+// Blocks of a kernel that has a block for every row: relay.cu, relay_served.cu, whole_rows.cu.
+int blocks_per_sm(const ForwardVariant& v, std::size_t dynamic_shared_bytes, const driver::DeviceReport& device);
 
 }  // namespace mamba_scan::ops

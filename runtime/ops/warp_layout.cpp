@@ -109,6 +109,7 @@ void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
 }
 
 void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
+  if (v.row_vector > 0) return;  // whole_rows.cu moves runs of rows
   const auto access = [&](const SequenceTensor& x) {
     return access_of(x, problem, v.seq_contiguous, v.tile_columns());
   };

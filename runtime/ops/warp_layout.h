@@ -27,6 +27,7 @@ int padded_states(const ForwardVariant& v, int lanes);
 // Windows of rows of steps, of more states than those for which short ones are worth it (uses_windows()).
 bool has_long_windows(const ForwardVariant& v);
 
+// Can rows of `columns` elements be moved in windows?
 bool has_windows(int columns, DType dtype);
 
 // b_order to c_access: how B and C are moved.
@@ -41,9 +42,8 @@ bool is_shifted(const ForwardVariant& v);
 // Only then does it matter to a kernel in which direction steps run in memory.
 bool has_adjacent_steps(const ForwardVariant& v);
 
+// How lanes walk along B or C (tile_copy.cuh), and along all tensors.
 TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionLayout layout, const ForwardVariant& v);
-
-// How lanes walk along tensors (tile_copy.cuh).
 void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params);
 
 }  // namespace mamba_scan::ops

@@ -253,7 +253,7 @@ void Block::event_signal(const void* event, Place place) {
 
 void Block::event_signal_bytes(const void* event, std::size_t bytes, Place place) {
   Event& self = event_at(event, place);
-  self.awaited += bytes;
+  self.awaited += static_cast<std::ptrdiff_t>(bytes);
   signal(self);
   let_happen(self);
 }
@@ -264,8 +264,8 @@ void Block::signal(Event& event) {
 }
 
 void Block::let_happen(Event& event) {
-  if (event.signalled < event.count || event.awaited != event.copied) return;
-  event.signalled = 0, event.awaited = event.copied = 0;
+  if (event.signalled < event.count || event.awaited != 0) return;
+  event.signalled = 0;
   ++event.happened;
 }
 
@@ -273,7 +273,7 @@ void Block::let_happen(Event& event) {
 void Block::bulk_load(const AsyncCopy& copy, const void* event, Place place) {
   Event& self = event_at(event, place);
   begin_copy(copy);
-  self.copied += copy.bytes;
+  self.awaited -= static_cast<std::ptrdiff_t>(copy.bytes);
   self.copies.push_back(copy);
   let_happen(self);
 }

@@ -107,9 +107,8 @@ class Block {
   };
   struct Event {
     unsigned count = 0, signalled = 0, happened = 0;
-    AccessChecker::Past past[2];  // of the times of either parity
-    std::size_t awaited = 0;      // bytes
-    std::size_t copied = 0;
+    AccessChecker::Past past[2];    // of the times of either parity
+    std::ptrdiff_t awaited = 0;     // bytes that signals have named and no copy has brought yet
     std::vector<AsyncCopy> copies;  // that nobody has waited for yet
   };
   struct Sweep {

@@ -66,7 +66,6 @@ void bulk_load(void* to_shared, const void* from_global, std::size_t bytes, cons
   Block::current()->bulk_load(bulk_copy(to_shared, from_global, bytes, __builtin_return_address(0)), event,
                               {file, line});
 }
-void bulk_fence() {}  // that one is missing is not found
 void bulk_store(void* to_global, const void* from_shared, std::size_t bytes) {
   Block::current()->bulk_store(bulk_copy(to_global, from_shared, bytes, __builtin_return_address(0)));
 }

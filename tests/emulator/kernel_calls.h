@@ -46,7 +46,6 @@ void async_copy(void* to_shared, const void* from_global, std::size_t bytes);
 void event_signal_bytes(const void* event, std::size_t bytes, const char* file, int line);
 void bulk_load(void* to_shared, const void* from_global, std::size_t bytes, const void* event, const char* file,
                int line);
-void bulk_fence();
 void bulk_store(void* to_global, const void* from_shared, std::size_t bytes);
 void bulk_wait();
 void async_commit();

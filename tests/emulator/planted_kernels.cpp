@@ -280,15 +280,20 @@ __global__ void bulk_copies(const int* in, int* out) {
   mamba_scan::device::bulk_wait();
 }
 
-__global__ void bulk_copy_not_waited_for(const int* in, int* out) {
-  alignas(16) __shared__ int numbers[32];
-  __shared__ mamba_scan::device::Event arrival;
+// Of the 128 bytes announced, so many.
+__device__ void copy_32_in_bulk(int* to, const int* from, int bytes, mamba_scan::device::Event& arrival) {
   if (threadIdx.x == 0) {
     event_init(arrival, 1);
     event_signal_bytes(arrival, 128);
-    bulk_load(numbers, in, 128, arrival);
+    bulk_load(to, from, bytes, arrival);
   }
   __syncwarp();
+}
+
+__global__ void bulk_copy_not_waited_for(const int* in, int* out) {
+  alignas(16) __shared__ int numbers[32];
+  __shared__ mamba_scan::device::Event arrival;
+  copy_32_in_bulk(numbers, in, 128, arrival);
   // event_wait(arrival, 0) belongs here
   out[threadIdx.x] = numbers[threadIdx.x];
 }
@@ -296,12 +301,7 @@ __global__ void bulk_copy_not_waited_for(const int* in, int* out) {
 __global__ void bulk_copy_of_too_few_bytes(const int* in, int* out) {
   alignas(16) __shared__ int numbers[32];
   __shared__ mamba_scan::device::Event arrival;
-  if (threadIdx.x == 0) {
-    event_init(arrival, 1);
-    event_signal_bytes(arrival, 128);
-    bulk_load(numbers, in, 112, arrival);
-  }
-  __syncwarp();
+  copy_32_in_bulk(numbers, in, 112, arrival);
   event_wait(arrival, 0);
   out[threadIdx.x] = numbers[threadIdx.x];
 }
