@@ -1,4 +1,4 @@
-// Selective scan, forward, of few and short sequences: relay.cu, whose warps take turns on one row, with two more that
+// Selective scan, forward, of few and short sequences: relay.cu, whose warps take turns on one row, with others that
 // bring them what they need. In relay.cu more than a third of a turn's instructions copy a few steps, expand B and C,
 // evaluate delta, add up over lanes and store; a warp that does that for several turns at once needs a third of them.
 //
@@ -11,11 +11,11 @@
 // The passes and `wait, hand on` are relay.cu's (relay_turn.cuh). ready and done are events; a tile is done when all of
 // its turns are.
 //
-// Measured on an H100: the servers bind. They take about 1500 clocks for a tile of 32 steps and 8 channels, 360
-// instructions that wait for one another; the scanning alone would take 1, 1024, 2048 to 16.6 us (28 with z, softplus
-// and bias, 25 to 27 without). Four servers, three, or six slots were no faster: a thread then has fewer registers, or
-// shared memory is what warps wait for. Rows that begin anywhere hold them up: 1, 1001, 2048 takes 37 us. Windows
-// of u, delta and z in place of words changed nothing.
+// Measured on an H100, a block of 8 warps that scan 16 channels, 8 states of a lane, and 4 that serve them: servers
+// wait for scanners, these issue an instruction in half of the clocks, and wait the rest for what they read, for the
+// exponential unit and, in turns of 4 steps, for the state, which takes 150 clocks from turn to turn: turns of 8 were 6
+// % faster, those of 8 by 6 warps slower. With 4 states of a lane, 8 channels of a block and 2 servers, every B and C
+// that a lane reads is for half as many states, and servers bind: 1, 1024, 2048 took 25.3 us where 8 states took 21.7.
 //
 // Constants: see warp_tile.cuh. MS_UNROLL steps are a turn. MS_SHARED_BYTES is the dynamic shared memory that the
 // launch provides. Real states that one launch holds, of one channel of a lane, two lanes or more to a channel; B and C
@@ -36,7 +36,7 @@ static_assert(!MS_COMPLEX && !MS_CUT && !MS_INVARIANT && !MS_PACKED && !MS_SLICE
 
 constexpr int kGroups = kTile / kSteps;  // turns of a tile
 constexpr int kServers = kTilesApart;
-constexpr int kSlots = 4;
+constexpr int kSlots = 2 * kServers;
 constexpr int kHeldStages = kSlots / kServers - 1;  // u and z of a server's tile are needed until its outputs are there
 static_assert(kStages > 1 + kHeldStages, "a tile is copied while others are in use");
 static_assert(kSteps % 4 == 0, "a lane leaves its shares of y in vectors");
@@ -63,11 +63,16 @@ static_assert(sizeof(Block) == MS_SHARED_BYTES, "the plan has counted otherwise"
 
 // ---- the scanning warps ----
 
+// B or C of a turn, for the lane's states. at: place of the first of them, of which the compiler knows nothing, and so
+// adds up the address once, not for every step.
+__device__ __forceinline__ void read_step(const float* projection, int at, int t, float (&to)[kStates]) {
+  read_states(projection + at + t * kPaddedStates, 0, 0, to);
+}
+
 // The output pass: y before the gate, of every lane its share.
-__device__ __forceinline__ void leave_shares(Slot& slot, const Steps& steps, int first, LaneId id, States& state) {
-  const auto C = [&](int t, float (&to)[kStates]) {
-    read_states(slot.expanded.C + (first + t) * kPaddedStates, id.part, 0, to);
-  };
+__device__ __forceinline__ void leave_shares(Slot& slot, const Steps& steps, int first, int at, LaneId id,
+                                             States& state) {
+  const auto C = [&](int t, float (&to)[kStates]) { read_step(slot.expanded.C, at, t, to); };
   float sums[kSteps][1];
 #pragma unroll
   for (int t = 0; t < kSteps; ++t) take_step(steps, t, C, state, sums[t]);
@@ -86,21 +91,20 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, B
     const LaneId id = lane_id(lane_anew(thread));
     const unsigned tile = turn / kGroups;
     const int first = static_cast<int>(turn % kGroups * kSteps);
+    const int at = opaque(first * kPaddedStates + place_of_state(id.part, 0));
     Slot& slot = block.slot[tile % kSlots];
     event_wait(block.ready[tile % kSlots], tile / kSlots % 2);
     Steps steps;
     Effect effect;
     {
       Inputs inputs;
-      read_inputs(slot.inputs, first, id, inputs);
-      const auto B = [&](int t, float (&to)[kStates]) {
-        read_states(slot.expanded.B + (first + t) * kPaddedStates, id.part, 0, to);
-      };
+      read_inputs(slot.inputs + opaque(first / 2), 0, id, inputs);
+      const auto B = [&](int t, float (&to)[kStates]) { read_step(slot.expanded.B, at, t, to); };
       scan_locally(block.A, inputs, id, B, steps, effect);
     }
     Lane self;
     pass_on(params, block.handed, static_cast<int>(warp), turn == 0, turn + 1 == turns, id, effect, self.state);
-    leave_shares(slot, steps, first, id, self.state);
+    leave_shares(slot, steps, first, at, id, self.state);
     __syncwarp();
     if (id.lane == 0) event_signal(block.done[tile % kSlots]);
     if (turn + 1 == turns) store_state(p, block.shared[0], id, self);

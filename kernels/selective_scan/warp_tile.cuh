@@ -74,10 +74,11 @@ constexpr bool kInterleavedStates = false;
 constexpr bool kSeqContiguous = MS_SEQ_CONTIGUOUS;
 constexpr bool kReverse = MS_REVERSE;
 constexpr int kParts = MS_COMPLEX ? 2 : 1;  // numbers that make a state
-// From one of a warp's tiles to its next: others take those between. In relay_served.cu two warps serve, in turns.
-constexpr int kTilesApart = !kServed ? kWarps : kWarps > 1 ? 2 : 1;
 constexpr int kQuads = 32 / kLanes;
 constexpr int kWarpChannels = kQuads * kChannels;
+// From one of a warp's tiles to its next: others take those between. In relay_served.cu several warps serve, in turns:
+// four of them 16 channels.
+constexpr int kTilesApart = !kServed ? kWarps : kWarps == 1 ? 1 : kWarpChannels >= 16 ? 4 : 2;
 constexpr int kPaddedStates = kLanes * kStates;
 constexpr bool kPacked = MS_PACKED;
 constexpr bool kPrepared = MS_PREPARED;

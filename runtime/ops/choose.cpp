@@ -357,40 +357,66 @@ void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceRep
 
 // ---- the same, served by others (relay_served.cu) ----
 
-// As many blocks as leave a thread the 96 registers that it needs on Hopper; elsewhere it needs more.
+// Of a lane, and warps that scan where it has many; steps of a turn.
+constexpr std::int16_t kFewTurnStates = 4, kManyTurnStates = 8, kManyTurnWarps = 8, kServedTurn = 8;
+
+// As many blocks as leave a thread the registers that it needs: of 4 states 96 on Hopper, elsewhere more; of 8, 168.
 std::int16_t relay_served_blocks(const ForwardVariant& v, const driver::DeviceReport& device) {
+  if (v.states == kManyTurnStates) return 1;
   const int blocks = v.warps == 4 ? 3 : 2;
   return static_cast<std::int16_t>(device.major == 9 ? blocks : blocks - 1);
 }
 
-// 4 states of a lane: 2 measured slower, and 8 spill. A warp's turn must be over before the slot of its tile is needed
-// again.
+bool moves_sequences_in_vectors(const ForwardVariant& v) {
+  const auto accesses = {v.u_access, v.delta_access, v.z_access, v.y_access};
+  return std::all_of(accesses.begin(), accesses.end(), [](Access access) { return access == Access::kVectors; });
+}
+
+// A warp's turn must be over before the slot of its tile is needed again.
+bool has_room_for_turns(const ForwardVariant& v) { return v.relay_slots() * v.tile / v.unroll >= 2 * v.warps; }
+
+// Short tiles are ready sooner; where servers are few they are too short, and what is no vector is moved better in long
+// ones.
+void set_relay_served_tile(const SelectiveScanProblem& problem, std::int16_t wanted, ForwardVariant& v) {
+  constexpr std::int16_t kShort = 16, kLong = 32;
+  v.tile = wanted > 0 ? wanted : v.states == kManyTurnStates ? kShort : kLong;
+  set_accesses(problem, v);
+  if (wanted > 0 || (has_room_for_turns(v) && moves_sequences_in_vectors(v))) return;
+  v.tile = kLong;
+  set_accesses(problem, v);
+}
+
+// 2 states of a lane measured slower.
 bool set_relay_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                             const PlanChoice& wanted, ForwardVariant& v) {
-  constexpr std::int16_t kStates = 4, kTile = 32, kStages = 4;
-  v.states = static_cast<std::int16_t>(ceil_div<int>(v.dstate, v.lanes));
-  if (v.states != kStates || v.lanes * v.states > 2 * v.dstate) return false;
+  constexpr std::int16_t kStages = 4;
+  v.states = static_cast<std::int16_t>(next_power_of_two(ceil_div<int>(v.dstate, v.lanes)));
+  if (v.states != kFewTurnStates && (v.states != kManyTurnStates || v.warps != kManyTurnWarps)) return false;
+  if (v.lanes * v.states > 2 * v.dstate) return false;
   v.served = true;
-  v.tile = wanted.tile > 0 ? wanted.tile : kTile;
-  v.unroll = static_cast<std::int16_t>(kUsualRelayElements / v.states);
+  v.unroll = kServedTurn;
+  set_relay_served_tile(problem, wanted.tile, v);
   v.stages = wanted.stages > 0 ? wanted.stages : kStages;
   v.min_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : relay_served_blocks(v, device);
-  if (v.tile < v.unroll || kRelaySlots * v.tile / v.unroll < 2 * v.warps || v.stages < kStages) return false;
-  set_accesses(problem, v);
+  if (v.tile < v.unroll || !has_room_for_turns(v) || v.stages < kStages) return false;
   set_projections(problem, v);
   v.reverse = problem.reverse && has_adjacent_steps(v);
   return true;
 }
 
-// Where this was measured to pay: 16 bits, many states, Hopper; adjacent steps, or rows that are moved in vectors.
-// Others are for tuning only.
+// Where this was measured to pay: many states, Hopper, 16 bits; adjacent steps, or rows that are moved in vectors, or 8
+// states of a lane. Others are for tuning only.
 bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceReport& device) {
   constexpr int kFew = 8;
-  const auto sequences = {v.u_access, v.delta_access, v.z_access, v.y_access};
-  const bool are_measured = std::all_of(sequences.begin(), sequences.end(), [&](Access access) {
-    return access == Access::kVectors || (v.seq_contiguous && access != Access::kElementwise);
-  });
-  return device.major == 9 && v.dstate > kFew && element_size(v.dtype) == 2 && are_measured &&
+  const auto are_moved = [&](Access access) {
+    return access == Access::kVectors ||
+           ((v.seq_contiguous || v.states == kManyTurnStates) && access != Access::kElementwise);
+  };
+  const bool are_sequences_measured =
+      are_moved(v.u_access) && are_moved(v.delta_access) && are_moved(v.z_access) && are_moved(v.y_access);
+  const bool is_type_measured =
+      element_size(v.dtype) == 2 || (v.states == kManyTurnStates && moves_sequences_in_vectors(v));
+  return device.major == 9 && v.dstate > kFew && is_type_measured && are_sequences_measured &&
          v.b_access != Access::kWords && v.c_access != Access::kWords && v.b_order != ProjectionOrder::kStrided &&
          v.c_order != ProjectionOrder::kStrided;
 }

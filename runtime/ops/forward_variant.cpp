@@ -66,8 +66,9 @@ std::size_t inputs_bytes(const ForwardVariant& v) {
 // every lane and step), a lane's states for every scanning warp and its A, and two events for every slot.
 std::size_t relay_served_bytes(const ForwardVariant& v) {
   constexpr std::size_t kEvent = 8;
-  const auto of_lane = static_cast<std::size_t>(kRelaySlots * v.tile + (v.warps + 1) * v.states);
-  return 32 * sizeof(float) * of_lane + 2 * kRelaySlots * kEvent;
+  const auto slots = static_cast<std::size_t>(v.relay_slots());
+  const auto of_lane = slots * static_cast<std::size_t>(v.tile) + static_cast<std::size_t>((v.warps + 1) * v.states);
+  return 32 * sizeof(float) * of_lane + 2 * slots * kEvent;
 }
 
 }  // namespace
@@ -145,7 +146,7 @@ std::size_t ForwardVariant::shared_bytes() const {
   const std::size_t of_stage = sequences + raw(b_order, b_access) + raw(c_order, c_access);
   if (kernel() == ScanKernel::kRelayServed)
     return static_cast<std::size_t>(tiles_apart()) * (static_cast<std::size_t>(stages) * of_stage + piece) +
-           kRelaySlots * (of_tile + inputs_bytes(*this)) + relay_served_bytes(*this);
+           static_cast<std::size_t>(relay_slots()) * (of_tile + inputs_bytes(*this)) + relay_served_bytes(*this);
   if (served) return static_cast<std::size_t>(stages) * of_stage + piece + 2 * (of_tile + inputs_bytes(*this));
   return static_cast<std::size_t>(stages) * of_stage + piece + of_tile;
 }

@@ -66,8 +66,11 @@ struct ForwardVariant {
   auto operator<=>(const ForwardVariant&) const = default;
 
   ScanKernel kernel() const { return scan_kernel(warps, served, row_vector > 0); }
-  int tiles_apart() const { return !served ? warps : warps > 1 ? 2 : 1; }  // kTilesApart in warp_tile.cuh
-  bool is_relay() const { return warps > 1; }                              // relay.cu, relay_served.cu
+  int tiles_apart() const {  // kTilesApart in warp_tile.cuh
+    return !served ? warps : warps == 1 ? 1 : warp_channels() >= 16 ? 4 : 2;
+  }
+  bool is_relay() const { return warps > 1; }            // relay.cu, relay_served.cu
+  int relay_slots() const { return 2 * tiles_apart(); }  // kSlots in relay_served.cu
   int warp_channels() const { return 32 / lanes * channels; }
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
@@ -93,8 +96,6 @@ struct ForwardVariant {
 };
 
 constexpr unsigned kForwardBlockThreads = 32;
-
-constexpr int kRelaySlots = 4;  // tiles in use in relay_served.cu
 
 // The constants of carry.cu. What the carries do not depend on must not make another kernel.
 ForwardVariant carry_variant(ForwardVariant v);

@@ -158,10 +158,14 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     add_plan(plan_forward(problem, device, &shape));
   };
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
-    for (bool seq_last : {false, true}) add_short(dtype, seq_last, 16, {.lanes = 4, .warps = 8, .served = true}, true);
+    for (bool seq_last : {false, true})
+      for (std::int16_t lanes : {2, 4})
+        add_short(dtype, seq_last, 16, {.lanes = lanes, .warps = 8, .served = true}, true);
+  add_short(DType::kFloat16, false, 16, {.lanes = 2, .warps = 8, .served = true}, false);
   add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 4, .served = true}, true);
   add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 8, .served = true}, false);
-  add_short(DType::kBFloat16, true, 32, {.lanes = 8, .warps = 8, .served = true}, true);
+  for (std::int16_t lanes : {4, 8})
+    add_short(DType::kBFloat16, true, 32, {.lanes = lanes, .warps = 8, .served = true}, true);
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (bool seq_last : {false, true}) {
       add_short(dtype, seq_last, 16, {.lanes = 4, .warps = 8}, true);

@@ -62,7 +62,8 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
 inline int block_threads_of(const jit::Variant& variant) {
   if (variant.entry == "selective_scan_prepare") return kPrepareThreads;
   const int warps = std::stoi(define_of(variant, "MS_WARPS"));
-  if (variant.entry == "selective_scan_relay_served") return 32 * (warps + 2);
+  if (variant.entry == "selective_scan_relay_served")
+    return 32 * (warps + (32 / std::stoi(define_of(variant, "MS_LANES")) >= 16 ? 4 : 2));
   if (variant.entry == "selective_scan_served") return 256;
   return 32 * warps * std::stoi(define_of(variant, "MS_ABREAST"));
 }

@@ -299,6 +299,27 @@ std::vector<ScanCase> scan_cases() {
   add_relay_served("RelayServedReverse", f16, steps, 4, 8, {32, 41}).reverse = true;
   add_relay_served("RelayServedReverseChannels", f16, channels, 4, 8, {32, 41, 80}).reverse = true;
   add_relay_served("RelayServedInPlace", f32, steps, 4, 8, {9, 41}).state_in_place = true;
+  // Eight states of a lane, whose 16 channels four warps serve, or whose 8 two.
+  const auto add_wide = [&](const char* name, DType dtype, Layout layout, int lanes,
+                            std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add_relay_served(name, dtype, layout, lanes, 8, std::move(seqlens));
+    scan.shared_kib = 228;
+    return scan;
+  };
+  add_wide("RelayServedWideFloat16Steps", f16, steps, 2, {9, 15, 16, 17, 64, 65, 128, 129, 300});
+  add_wide("RelayServedWideFloat32Steps", f32, steps, 2, {9, 71, 160}).dim = 13;
+  add_wide("RelayServedWideBFloat16Channels", bf16, channels, 2, {33, 257}).dim = 50;
+  add_wide("RelayServedWideFloat32Channels", f32, channels, 2, {41, 150});
+  add_wide("RelayServedWideManyStates", bf16, channels, 4, {83, 200}).dstate = 32;
+  add_wide("RelayServedWideThirteenStates", f16, channels, 2, {41, 145}).dstate = 13;
+  add_wide("RelayServedWideBare", f16, steps, 2, {71}).bare();
+  add_wide("RelayServedWideDense", f16, steps, 2, {41, 133}).spacing = Spacing::kDense;
+  {
+    ScanCase& scan = add_wide("RelayServedWideDenseReverse", bf16, channels, 2, {41, 133});
+    scan.spacing = Spacing::kDense, scan.reverse = true;
+  }
+  add_wide("RelayServedWideShifted", bf16, channels, 2, {41}).spacing = Spacing::kShifted;
+  add_wide("RelayServedWideReverse", f16, steps, 2, {32, 41, 129}).reverse = true;
   {
     ScanCase& scan = add_relay_served("RelayServedTuned", f16, steps, 4, 4, {101});
     scan.choice.tile = 16, scan.choice.stages = 5, scan.choice.min_blocks = 1;
