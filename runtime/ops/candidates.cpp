@@ -1,0 +1,43 @@
+#include "ops/candidates.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "ops/memory_layout.h"
+#include "ops/warp_layout.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+// Bytes that memory moves in a clock of the multiprocessors; 0: the device does not say.
+double memory_bytes_per_clock(const driver::DeviceReport& device) {
+  return device.clock_khz == 0 ? 0 : 2.0 * device.memory_clock_khz * device.memory_bus_bits / 8 / device.clock_khz;
+}
+
+}  // namespace
+
+void Best::consider(const Candidate& c) {
+  const bool is_wanted = wants(c.variant);
+  if (best_.slots == 0 || (is_wanted && !found_) || (is_wanted == found_ && c.clocks < best_.clocks)) best_ = c;
+  found_ = found_ || is_wanted;
+}
+
+double memory_clocks(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                     const driver::DeviceReport& device) {
+  const bool sectors = v.row_vector > 0 || fills_sectors(problem.y, problem, v.seq_contiguous, v.tile_columns());
+  return clocks_of_memory(v, sectors, rows, slots, problem.seqlen,
+                          {std::max(device.sm_count, 1), memory_bytes_per_clock(device)});
+}
+
+void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                     const ForwardVariant& variant, int resident, decltype(clocks_of_relay)& clocks, Best& best) {
+  Candidate c;
+  c.variant = variant;
+  c.rows = c.slots = rows_of(problem, variant);
+  if (c.rows > std::numeric_limits<int>::max()) return;
+  const double taken = clocks(variant, c.rows, resident, problem.seqlen, std::max(device.sm_count, 1));
+  c.clocks = bounded_by_memory(taken, memory_clocks(variant, c.rows, c.slots, problem, device));
+  best.consider(c);
+}
+
+}  // namespace mamba_scan::ops

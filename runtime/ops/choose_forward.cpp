@@ -1,0 +1,202 @@
+// Candidates that forward.cu scans.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "ops/candidates.h"
+#include "ops/ceil_div.h"
+#include "ops/residency.h"
+#include "ops/warp_layout.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+constexpr int kMostComplexOfLane = 8;  // states of all of a lane's channels: more would not fit its registers
+
+// As many as the compiler can keep in registers, so that the waits of many steps for shared memory overlap: most of few
+// states, where warps are few enough to have many registers. Where steps are adjacent, u and delta of all of them are
+// in registers besides.
+std::int16_t unroll_for(const ForwardVariant& v) {
+  const bool reads_many_words = v.seq_contiguous && v.dtype == DType::kFloat32;
+  int steps = v.is_complex || v.channels * v.states > (reads_many_words ? 8 : 16) ? 4 : 8;
+  constexpr int kFew = 8, kWithRegisters = 16;
+  if (v.channels * v.states <= kFew && v.min_blocks <= kWithRegisters && !v.is_complex) steps = 16;
+  return static_cast<std::int16_t>(std::min<int>(steps, v.tile));
+}
+
+// Of rows that begin anywhere, those of a tile reach into one sector of memory more. A tile of 32 bytes is twice as
+// long then: in fp32, where it has few steps, if as many warps find shared memory; in 16 bits, where steps are adjacent
+// and each channel is a row, if enough do. Of adjacent channels, whose rows are no longer for it, fp32 tiles are twice
+// as long wherever they begin: 8, 2048, 5120 took 502 us on an H200 by tiles of 8 steps and 483 by 16.
+void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, ForwardVariant& v) {
+  constexpr int kEnough = 12, kEnoughOfWindows = 8;
+  const bool is_fp32 = v.dtype == DType::kFloat32;
+  if (v.is_complex || v.tile * element_size(v.dtype) != 32) return;
+  if (!is_unaligned(v.u_access) && (!is_fp32 || v.seq_contiguous || v.chunk_invariant)) return;
+  if (!is_fp32 && (!v.seq_contiguous || v.lanes > 2)) return;
+  ForwardVariant longer = v;
+  longer.tile *= 2;
+  set_projections(problem, longer);
+  set_accesses(problem, longer);
+  const int blocks = blocks_per_sm(v, device), enough = has_long_windows(longer) ? kEnoughOfWindows : kEnough;
+  if (blocks_per_sm(longer, device) >= (is_fp32 ? blocks : std::min(blocks, enough))) v = longer;
+}
+
+// What forward.cu takes with its carries, but not what prepares its B and C.
+double clocks_of_forward(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                         const driver::DeviceReport& device) {
+  const Index room = rows_with_room(problem, v), shares = ceil_div(slots, rows);
+  const Index taken = v.abreast > 1 ? room * shares : slots;
+  const int warps = static_cast<int>(ceil_div(taken, busy_schedulers(v, device)));
+  const double clocks =
+      v.cut ? clocks_cut(v, rows, slots, warps, problem.seqlen)
+            : clocks_uncut(v, room, blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1));
+  return bounded_by_memory(clocks, memory_clocks(v, rows, slots, problem, device));
+}
+
+// Whichever is less.
+double clocks_prepared_or_not(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                              const driver::DeviceReport& device) {
+  const double clocks = clocks_unprepared(v, rows, slots, problem, device);
+  if (!can_be_prepared(v, problem)) return clocks;
+  return std::min(clocks, clocks_prepared(v, rows, slots, problem, device));
+}
+
+// Rows whose channels lie side by side may go abreast.
+bool can_go_abreast(const ForwardVariant& v, const SelectiveScanProblem& problem) {
+  return v.kernel() == ScanKernel::kForward && !v.is_complex && !v.packed && !v.chunk_invariant && !v.seq_contiguous &&
+         problem.seqlen > 0;
+}
+
+// Such rows whole or, where that is possible, cut in time into as many shares as fill all schedulers alike.
+void consider_rows(const SelectiveScanProblem& problem, const driver::DeviceReport& device, Candidate c, bool may_cut,
+                   Best& best) {
+  ForwardVariant& v = c.variant;
+  const Index schedulers = busy_schedulers(v, device);
+  const int resident = std::max(1, blocks_per_sm(v, device) / 4);
+  const auto consider = [&] {
+    // What schedulers have to themselves, or nearly, waits for nobody and goes on faster.
+    constexpr double kEnough = 1.75;  // warps of a scheduler
+    const double warps = static_cast<double>(c.slots) / (4.0 * std::max(device.sm_count, 1));
+    if (v.abreast > 1 && warps < kEnough && !best.wants(v)) return;
+    c.clocks = clocks_prepared_or_not(v, c.rows, c.slots, problem, device);
+    best.consider(c);
+  };
+  c.slots = c.rows;
+  consider();
+
+  // Of two channels the carries cost more than twice as much, unless a scheduler holds one warp anyway. Few states
+  // are bound by memory, which carries read once more: when nearly every scheduler has a row, only those that go
+  // abreast make up for it.
+  const bool is_bound = v.dstate <= 8 && v.abreast == 1 && 10 * c.rows >= 9 * schedulers;
+  if (!may_cut || (v.channels > 1 && resident > 1) || is_bound) return;
+  v.cut = true;
+  const Index tiles_per_row = ceil_div<Index>(problem.seqlen, v.tile);
+  for (int warps = resident; warps >= 1; --warps) {
+    const Index wanted = schedulers * warps;
+    c.slots = v.abreast == 1
+                  ? std::min<Index>(wanted, c.rows * tiles_per_row / 2)
+                  : c.rows * std::min<Index>(wanted / rows_with_room(problem, v), tiles_per_row / 2);  // shares alike
+    if (c.slots <= c.rows) break;
+    consider();
+  }
+}
+
+// Rows of this shape: of lanes, channels, states and tile.
+void consider_tile(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& shape,
+                   bool may_cut, Best& best) {
+  Candidate c;
+  c.variant = shape;
+  ForwardVariant& v = c.variant;
+  const PlanChoice wanted = best.details(ScanKernel::kForward);
+  if (wanted.min_blocks == 0) v.min_blocks = blocks_in_shared_memory(v, device);
+  v.unroll = wanted.unroll > 0 ? std::min(wanted.unroll, v.tile) : unroll_for(v);
+  const int blocks = blocks_per_sm(v, device);
+  if (v.channels > 1 && blocks < 4) return;  // fewer channels take less shared memory
+  // Where steps are adjacent, those of u, delta and y are in registers besides 16 states.
+  if (v.channels > 1 && v.lanes == 1 && v.seq_contiguous) return;
+  c.rows = rows_of(problem, v);
+  if (c.rows > std::numeric_limits<int>::max()) return;
+  consider_rows(problem, device, c, may_cut, best);
+  if (!can_go_abreast(v, problem)) return;
+  constexpr int kMostStepBytes = 512;  // that a warp stores at once (block_outputs.cuh)
+  // Where a step's outputs lie takes registers that the gate's steps would have had.
+  if (v.has_z && wanted.min_blocks == 0) v.min_blocks = std::min<std::int16_t>(v.min_blocks, 16);
+  for (const std::int16_t abreast : {2, 4}) {
+    v.abreast = abreast;
+    const int step_bytes = abreast * v.warp_channels() * element_size(v.dtype);
+    if (blocks_per_group(problem, v) > abreast / 2 && blocks >= abreast && step_bytes <= kMostStepBytes &&
+        fits_shared_memory(v, device))
+      consider_rows(problem, device, c, may_cut, best);
+  }
+}
+
+// Does shared memory hold fewer warps than there are rows and registers for? Shorter tiles may be better then.
+bool is_crowded(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& v) {
+  const Index rows = ceil_div<Index>(rows_of(problem, v), std::max(device.sm_count, 1));
+  return blocks_per_sm(v, device) < std::min<Index>(rows, v.min_blocks);
+}
+
+}  // namespace
+
+std::size_t prepared_floats(const ForwardVariant& v, const SelectiveScanProblem& p) {
+  const Index steps = std::max<Index>(1, ceil_div<Index>(p.seqlen, v.tile)) * v.tile;
+  return static_cast<std::size_t>(p.batch * p.ngroups * steps * v.lanes * v.states);
+}
+
+bool can_be_prepared(const ForwardVariant& v, const SelectiveScanProblem& problem) {
+  return v.kernel() == ScanKernel::kForward && problem.seqlen > 0 && !v.is_complex &&
+         v.b_order != ProjectionOrder::kConstant && v.c_order != ProjectionOrder::kConstant;
+}
+
+double clocks_prepared(ForwardVariant v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                       const driver::DeviceReport& device) {
+  const int blocks = blocks_per_sm(v, device);
+  v.prepared = true;
+  set_projections(problem, v);
+  if (blocks_per_sm(v, device) < blocks) return std::numeric_limits<double>::infinity();
+  return clocks_of_forward(v, rows, slots, problem, device) +
+         clocks_to_prepare(v, static_cast<double>(prepared_floats(v, problem)), device.sm_count);
+}
+
+double clocks_unprepared(ForwardVariant v, Index rows, Index slots, const SelectiveScanProblem& problem,
+                         const driver::DeviceReport& device) {
+  const auto access = [&](const ProjectionTensor& tensor, ProjectionOrder order, Access access) {
+    const bool in_vectors = access == Access::kVectors && order != ProjectionOrder::kConstant;
+    return in_vectors && projection_steps(tensor, {order, access}, v).advance == 0 ? Access::kWords : access;
+  };
+  v.b_access = access(problem.B, v.b_order, v.b_access);
+  v.c_access = access(problem.C, v.c_order, v.c_access);
+  return clocks_of_forward(v, rows, slots, problem, device);
+}
+
+void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                      const ForwardVariant& shape, bool may_cut, Best& best) {
+  const PlanChoice wanted = best.details(ScanKernel::kForward);
+  ForwardVariant v = shape;
+  if (!v.chunk_invariant) set_accesses(problem, v);
+  if (v.channels > 1 && (is_shifted(v) || (v.chunk_invariant && element_size(v.dtype) == 2))) return;
+  if (v.is_complex && v.states * v.channels > kMostComplexOfLane) return;
+  v.stages = v.states * v.channels == 1 ? 4 : 2;  // one state waits for memory only
+  if (wanted.stages > 0) v.stages = wanted.stages;
+  const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v, device);
+  v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
+  if (wanted.tile == 0) use_longer_tile(problem, device, v);
+  consider_tile(problem, device, v, may_cut, best);
+  constexpr int kShortest = 32;  // bytes of a row of steps
+  if (wanted.tile > 0 || v.chunk_invariant || v.is_complex || v.tile * element_size(v.dtype) <= kShortest) return;
+  if (!is_crowded(problem, device, v) || has_long_windows(v)) return;
+  v.tile /= 2;
+  set_projections(problem, v);
+  set_accesses(problem, v);
+  if (v.channels > 1 && is_shifted(v)) return;
+  consider_tile(problem, device, v, may_cut, best);
+}
+
+bool may_be_cut(const SelectiveScanProblem& problem, const ForwardVariant& base) {
+  const bool in_place = problem.initial_state.data != nullptr && problem.initial_state.data == problem.final_state.data;
+  return !base.is_complex && (base.chunk_invariant ? !base.packed : !in_place);
+}
+
+}  // namespace mamba_scan::ops

@@ -1,0 +1,154 @@
+// Candidates whose warps take turns on a row (relay.cu), and are served by others besides (relay_served.cu).
+#include <algorithm>
+#include <cstdint>
+
+#include "ops/candidates.h"
+#include "ops/ceil_div.h"
+#include "ops/residency.h"
+#include "ops/warp_layout.h"
+
+namespace mamba_scan::ops {
+namespace {
+
+// ---- relay.cu ----
+
+constexpr int kMostWarps = 16;      // each has a named barrier
+constexpr int kWarpsOfSm = 16;      // leave a thread 128 registers
+constexpr int kUsualElements = 32;  // steps * states * channels that a lane has in registers
+
+// A turn's decays and inputs are in registers together, besides about fifty others.
+bool fits_registers(const ForwardVariant& v) {
+  const int needed = 2 * v.tile * v.states * v.channels + 50;
+  return needed * v.warps * v.min_blocks * 32 <= 65536;
+}
+
+// A lane's share of the states, the tile that is usual for it, and what depends on these; false where the kernel cannot
+// have them.
+bool set_relay_shape(const SelectiveScanProblem& problem, const PlanChoice& wanted, ForwardVariant& v) {
+  v.states = static_cast<std::int16_t>(ceil_div<int>(v.dstate, v.lanes));
+  const int held = v.states * v.channels;
+  if (held > 8 || held != next_power_of_two(held) || v.lanes * v.states > 2 * v.dstate) return false;
+  v.tile = wanted.tile > 0 ? wanted.tile : static_cast<std::int16_t>(kUsualElements / held);
+  v.unroll = v.tile;
+  v.stages = wanted.stages > 0 ? wanted.stages : std::int16_t{2};
+  v.min_blocks =
+      wanted.min_blocks > 0 ? wanted.min_blocks : static_cast<std::int16_t>(std::max(1, kWarpsOfSm / v.warps));
+  if (v.seq_contiguous && v.tile * element_size(v.dtype) % 16 != 0) return false;  // steps are read in such vectors
+  set_accesses(problem, v);
+  if (v.channels > 1 && is_shifted(v)) return false;
+  set_projections(problem, v);
+  v.reverse = problem.reverse && has_adjacent_steps(v);
+  return fits_registers(v);
+}
+
+// If shared memory has room for it.
+void consider_turns(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                    const ForwardVariant& variant, decltype(clocks_of_relay)& clocks, Best& best) {
+  if (!fits_shared_memory(variant, device)) return;
+  consider_blocks(problem, device, variant, blocks_per_sm(variant, variant.dynamic_shared_bytes(), device), clocks,
+                  best);
+}
+
+// ---- relay_served.cu ----
+
+// Of a lane, and warps that scan where it has many; steps of a turn.
+constexpr std::int16_t kFewTurnStates = 4, kManyTurnStates = 8, kManyTurnWarps = 8, kServedTurn = 8;
+
+// As many blocks as leave a thread the registers that it needs: of 4 states 96 on Hopper, elsewhere more; of 8, 168.
+std::int16_t relay_served_blocks(const ForwardVariant& v, const driver::DeviceReport& device) {
+  if (v.states == kManyTurnStates) return 1;
+  const int blocks = v.warps == 4 ? 3 : 2;
+  return static_cast<std::int16_t>(device.major == 9 ? blocks : blocks - 1);
+}
+
+bool moves_sequences_in_vectors(const ForwardVariant& v) {
+  const auto accesses = {v.u_access, v.delta_access, v.z_access, v.y_access};
+  return std::all_of(accesses.begin(), accesses.end(), [](Access access) { return access == Access::kVectors; });
+}
+
+// A warp's turn must be over before the slot of its tile is needed again.
+bool has_room_for_turns(const ForwardVariant& v) { return v.relay_slots() * v.tile / v.unroll >= 2 * v.warps; }
+
+// Short tiles are ready sooner; where servers are few they are too short, and what is no vector is moved better in long
+// ones.
+void set_relay_served_tile(const SelectiveScanProblem& problem, std::int16_t wanted, ForwardVariant& v) {
+  constexpr std::int16_t kShort = 16, kLong = 32;
+  v.tile = wanted > 0 ? wanted : v.states == kManyTurnStates ? kShort : kLong;
+  set_accesses(problem, v);
+  if (wanted > 0 || (has_room_for_turns(v) && moves_sequences_in_vectors(v))) return;
+  v.tile = kLong;
+  set_accesses(problem, v);
+}
+
+// 2 states of a lane measured slower.
+bool set_relay_served_shape(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                            const PlanChoice& wanted, ForwardVariant& v) {
+  constexpr std::int16_t kStages = 4;
+  v.states = static_cast<std::int16_t>(next_power_of_two(ceil_div<int>(v.dstate, v.lanes)));
+  if (v.states != kFewTurnStates && (v.states != kManyTurnStates || v.warps != kManyTurnWarps)) return false;
+  if (v.lanes * v.states > 2 * v.dstate) return false;
+  v.served = true;
+  v.unroll = kServedTurn;
+  set_relay_served_tile(problem, wanted.tile, v);
+  v.stages = wanted.stages > 0 ? wanted.stages : kStages;
+  v.min_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : relay_served_blocks(v, device);
+  if (v.tile < v.unroll || !has_room_for_turns(v) || v.stages < kStages) return false;
+  set_projections(problem, v);
+  v.reverse = problem.reverse && has_adjacent_steps(v);
+  return true;
+}
+
+// Where this was measured to pay: many states, Hopper, 16 bits; adjacent steps, or rows that are moved in vectors, or 8
+// states of a lane. Others are for tuning only.
+bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceReport& device) {
+  constexpr int kFew = 8;
+  const auto are_moved = [&](Access access) {
+    return access == Access::kVectors ||
+           ((v.seq_contiguous || v.states == kManyTurnStates) && access != Access::kElementwise);
+  };
+  const bool are_sequences_measured =
+      are_moved(v.u_access) && are_moved(v.delta_access) && are_moved(v.z_access) && are_moved(v.y_access);
+  const bool is_type_measured =
+      element_size(v.dtype) == 2 || (v.states == kManyTurnStates && moves_sequences_in_vectors(v));
+  return device.major == 9 && v.dstate > kFew && is_type_measured && are_sequences_measured &&
+         v.b_access != Access::kWords && v.c_access != Access::kWords && v.b_order != ProjectionOrder::kStrided &&
+         v.c_order != ProjectionOrder::kStrided;
+}
+
+}  // namespace
+
+bool can_take_turns(const SelectiveScanProblem& p, const driver::DeviceReport& device) {
+  return device.major >= 8 && !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant &&
+         !p.C.constant && p.seqlen > 0;
+}
+
+void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
+                    Best& best) {
+  for (int lanes = 1; lanes <= std::min(32, next_power_of_two(base.dstate)); lanes *= 2)
+    for (int channels : {1, 2})
+      for (int warps = 4; warps <= kMostWarps; warps *= 2) {
+        ForwardVariant v = base;
+        v.lanes = static_cast<std::int16_t>(lanes);
+        v.channels = static_cast<std::int16_t>(channels);
+        v.warps = static_cast<std::int16_t>(warps);
+        if (!set_relay_shape(problem, best.details(ScanKernel::kRelay), v) || problem.seqlen <= v.tile) continue;
+        consider_turns(problem, device, v, clocks_of_relay, best);
+      }
+}
+
+void consider_relay_served(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                           const ForwardVariant& base, Best& best) {
+  const PlanChoice wanted = best.details(ScanKernel::kRelayServed);
+  for (int lanes = 2; lanes <= std::min(32, next_power_of_two(base.dstate)); lanes *= 2)
+    for (const int warps : {8, 4}) {  // of equals the first
+      ForwardVariant v = base;
+      v.lanes = static_cast<std::int16_t>(lanes);
+      v.channels = 1;
+      v.warps = static_cast<std::int16_t>(warps);
+      if (!set_relay_served_shape(problem, device, wanted, v) || problem.seqlen <= v.unroll) continue;
+      if (!is_measured_relay_served(v, device) && wanted.lanes != v.lanes) continue;
+      consider_turns(problem, device, v, clocks_of_relay_served, best);
+    }
+}
+
+}  // namespace mamba_scan::ops
