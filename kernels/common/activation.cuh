@@ -50,4 +50,16 @@ __device__ __forceinline__ void multiply_silu(float x, float z, float& a, float&
   b *= z * (both * x_denominator);
 }
 
+// Of one number, or of pairs: multiplies y by silu(x).
+template <int COUNT>
+__device__ __forceinline__ void multiply_silu(const float (&x)[COUNT], float (&y)[COUNT]) {
+  if constexpr (COUNT == 1) {
+    y[0] *= silu(x[0]);
+  } else {
+    static_assert(COUNT % 2 == 0, "whole pairs");
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 2) multiply_silu(x[i], x[i + 1], y[i], y[i + 1]);
+  }
+}
+
 }  // namespace mamba_scan::device

@@ -56,14 +56,7 @@ __device__ __forceinline__ void apply_gate(const Element* z, int first, LaneId i
   Outputs gate;
   read_owned<MS_Z_ACCESS>(z, first, id, shift, gate);
 #pragma unroll
-  for (int i = 0; i < kOwned; ++i) {
-    if constexpr (kOwnedSteps == 1) {
-      y[i][0] *= silu(gate[i][0]);
-    } else {
-#pragma unroll
-      for (int t = 0; t < kOwnedSteps; t += 2) multiply_silu(gate[i][t], gate[i][t + 1], y[i][t], y[i][t + 1]);
-    }
-  }
+  for (int i = 0; i < kOwned; ++i) multiply_silu(gate[i], y[i]);
 }
 
 // What finishing outputs takes of a row, where there are registers to keep it: how rows of u and z are shifted, and D

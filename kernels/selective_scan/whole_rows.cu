@@ -299,12 +299,7 @@ __device__ __forceinline__ void scan_steps(const LaneRow& row, int first, Lane& 
 #if MS_HAS_Z
   float z[COUNT];
   read_steps(row.z + at, z);
-  if constexpr (COUNT == 1) {
-    y[0] *= silu(z[0]);
-  } else {
-#pragma unroll
-    for (int t = 0; t < COUNT; t += 2) multiply_silu(z[t], z[t + 1], y[t], y[t + 1]);
-  }
+  multiply_silu(z, y);
 #endif
   write_steps(y, row.u + at);
 }
