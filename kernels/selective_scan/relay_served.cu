@@ -13,9 +13,10 @@
 //
 // Measured on an H100, a block of 8 warps that scan 16 channels, 8 states of a lane, and 4 that serve them: servers
 // wait for scanners, these issue an instruction in half of the clocks, and wait the rest for what they read, for the
-// exponential unit and, in turns of 4 steps, for the state, which takes 150 clocks from turn to turn: turns of 8 were 6
-// % faster, those of 8 by 6 warps slower. With 4 states of a lane, 8 channels of a block and 2 servers, every B and C
-// that a lane reads is for half as many states, and servers bind: 1, 1024, 2048 took 25.3 us where 8 states took 21.7.
+// exponential unit and, in turns of 4 steps, for the state, which takes 150 clocks from turn to turn: turns of 8 took
+// 0.94 times as long, those of 8 by 6 warps longer. With 4 states of a lane, 8 channels of a block and 2 servers, every
+// B and C that a lane reads is for half as many states, and servers bind: 1, 1024, 2048 took 25.3 us where 8 states
+// took 21.7.
 //
 // Constants: see warp_tile.cuh. MS_UNROLL steps are a turn. MS_SHARED_BYTES is the dynamic shared memory that the
 // launch provides. Real states that one launch holds, of one channel of a lane, two lanes or more to a channel; B and C

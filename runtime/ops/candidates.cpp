@@ -29,6 +29,10 @@ double memory_clocks(const ForwardVariant& v, Index rows, Index slots, const Sel
                           {std::max(device.sm_count, 1), memory_bytes_per_clock(device)});
 }
 
+bool can_have_blocks_of_rows(const SelectiveScanProblem& p) {
+  return !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant && !p.C.constant;
+}
+
 void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                      const ForwardVariant& variant, int resident, decltype(clocks_of_relay)& clocks, Best& best) {
   Candidate c;

@@ -33,6 +33,10 @@ class Best {
 double memory_clocks(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
                      const driver::DeviceReport& device);
 
+// Can it be scanned by a kernel that has a block for every row? Real states of a problem that is neither packed nor
+// chunk_invariant, and B and C that vary.
+bool can_have_blocks_of_rows(const SelectiveScanProblem& p);
+
 // A block for every row, `resident` of them at a time on a multiprocessor. clocks: of whichever kernel.
 void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                      const ForwardVariant& variant, int resident, decltype(clocks_of_relay)& clocks, Best& best);

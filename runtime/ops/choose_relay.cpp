@@ -118,8 +118,7 @@ bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceRepor
 }  // namespace
 
 bool can_take_turns(const SelectiveScanProblem& p, const driver::DeviceReport& device) {
-  return device.major >= 8 && !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant &&
-         !p.C.constant && p.seqlen > 0;
+  return device.major >= 8 && can_have_blocks_of_rows(p) && p.seqlen > 0;
 }
 
 void consider_relay(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,

@@ -34,8 +34,7 @@ void set_whole_rows_shape(const SelectiveScanProblem& problem, const driver::Dev
 
 bool can_have_whole_rows(const SelectiveScanProblem& p) {
   constexpr Index kMostStates = 16;
-  return p.dstate <= kMostStates && !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant &&
-         !p.C.constant && is_seq_contiguous(p) && adjacent_rows_vector(p) > 0;
+  return p.dstate <= kMostStates && can_have_blocks_of_rows(p) && is_seq_contiguous(p) && adjacent_rows_vector(p) > 0;
 }
 
 void consider_whole_rows(const SelectiveScanProblem& problem, const driver::DeviceReport& device,

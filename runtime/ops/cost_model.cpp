@@ -251,11 +251,13 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
 // plans of 38 scans on an H100, 4 % off on average; blocks that start at once are given rather more than was fitted.
 // Turns on 8 states of a lane leave schedulers less time for options: fitted to 17 scans, 24 others are within 12 %.
 double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
-  constexpr double kOnce = 9200, kNextBlocks = 1000;
+  constexpr double kOnce = 9200, kOnceOfOption = 1000, kNextBlocks = 1000, kNextRound = 4300, kNextRoundOfStep = 230;
   constexpr double kOfTile = 100, kElement = 22, kElementInOrder = 15, kOwned = 48, kOfOption = 35.5;
-  const int held_up = v.states > 4 ? v.softplus + v.has_z : 0;
-  const double of_turn = 180 + 110 * v.states + 35 * held_up, next_round = resident == 1 ? 230 * v.tile : 4300;
+  constexpr double kOfTurn = 180, kOfTurnState = 110, kOfTurnOption = 35;
   constexpr double kUnaligned = 1450, kOnceUnaligned = 4000;
+  const int options = v.states > 4 ? v.softplus + v.has_z : 0;
+  const double of_turn = kOfTurn + kOfTurnState * v.states + kOfTurnOption * options;
+  const double next_round = resident == 1 ? kNextRoundOfStep * v.tile : kNextRound;
   const auto expanding = [&](ProjectionOrder order) {
     return v.tile / 32.0 * v.dstate * (order == ProjectionOrder::kSteps ? kElement : kElementInOrder);
   };
@@ -271,8 +273,8 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident,
   const Index blocks = ceil_div(rows, sms);
   const auto more = static_cast<double>(std::min<Index>(blocks, resident) - 1);  // that start at once
   const double rounds = static_cast<double>(ceil_div(blocks, resident) - 1);
-  const double starts = kOnce + 1000 * held_up + (moves_vectors(v) ? 0 : kOnceUnaligned) + kNextBlocks * more * more +
-                        next_round * rounds;
+  const double starts = kOnce + kOnceOfOption * options + (moves_vectors(v) ? 0 : kOnceUnaligned) +
+                        kNextBlocks * more * more + next_round * rounds;
   return starts + static_cast<double>(ceil_div(seqlen, v.tile)) * in_waves(blocks, resident, round);
 }
 

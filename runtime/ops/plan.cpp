@@ -127,10 +127,6 @@ ForwardPlan with_preparation(ForwardPlan plan, const SelectiveScanProblem& slice
   return plan;
 }
 
-}  // namespace
-
-namespace {
-
 // Slices begin at multiples of 8 states, so that B and C can be copied in vectors as if they began there.
 Index states_of_slice(const SelectiveScanProblem& problem, Index slices) {
   return slices == 1 ? problem.dstate : ceil_div<Index>(ceil_div(problem.dstate, slices), 8) * 8;
