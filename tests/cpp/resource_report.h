@@ -61,11 +61,13 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
 // Threads of a block, and its shared memory, dynamic where a block is several warps.
 inline int block_threads_of(const jit::Variant& variant) {
   if (variant.entry == "selective_scan_prepare") return kPrepareThreads;
-  const int warps = std::stoi(define_of(variant, "MS_WARPS"));
-  if (variant.entry == "selective_scan_relay_served")
-    return 32 * (warps + (32 / std::stoi(define_of(variant, "MS_LANES")) >= 16 ? 4 : 2));
-  if (variant.entry == "selective_scan_served") return 256;
-  return 32 * warps * std::stoi(define_of(variant, "MS_ABREAST"));
+  const auto number = [&](const char* name) { return static_cast<std::int16_t>(std::stoi(define_of(variant, name))); };
+  const ops::ForwardVariant v{.lanes = number("MS_LANES"),
+                              .channels = number("MS_CHANNELS"),
+                              .warps = number("MS_WARPS"),
+                              .served = number("MS_SERVED") != 0,
+                              .abreast = number("MS_ABREAST")};
+  return static_cast<int>(v.scan_threads());
 }
 
 inline std::int64_t shared_bytes_of(const jit::Variant& variant, const jit::BinaryInfo& info) {
