@@ -6,17 +6,22 @@
 // serve them, in turns. A tile holds the steps of kGroups turns; it is in one of kSlots slots until all are over:
 //
 //   server   await t, done(t - kSlots) | sums, gate, stores of t - kSlots | B, C, delta, u of t | ready(t) | copy ahead
-//   scanner  ready(t) | local pass | wait, hand on | output pass | done(t)
+//   scanner  ready(t) | decays and inputs of a turn | wait, take its steps, hand on | outputs | done(t)
 //
-// The passes and `wait, hand on` are relay.cu's (relay_turn.cuh). ready and done are events; a tile is done when all of
-// its turns are.
+// ready and done are events; a tile is done when all of its turns are. relay.cu sums up what a turn makes of any state,
+// so that handing on takes one fma. Here turns are short, and all their steps are taken between waiting and handing on:
+// the sum took a sixth of what the exponential unit and the fp32 pipes have to do, see forward.cu.
 //
-// Measured on an H100, a block of 8 warps that scan 16 channels, 8 states of a lane, and 4 that serve them: servers
-// wait for scanners, these issue an instruction in half of the clocks, and wait the rest for what they read, for the
-// exponential unit and, in turns of 4 steps, for the state, which takes 150 clocks from turn to turn: turns of 8 took
-// 0.94 times as long, those of 8 by 6 warps longer. With 4 states of a lane, 8 channels of a block and 2 servers, every
-// B and C that a lane reads is for half as many states, and servers bind: 1, 1024, 2048 took 25.3 us where 8 states
-// took 21.7.
+// Measured on an H200, a block of 8 warps that scan 16 channels, 8 states of a lane, and 4 that serve them; 1, 1024,
+// 2048 in us, fp16 without options:
+//
+//   sums of turns, the row's A read once a turn                                      21.4
+//   steps taken, servers' copies before what they need of the row                    19.3
+//   A in registers, inputs and outputs by step (kByStep), not by channel             18.3
+//
+// The last took 25 reads and writes of 128 bytes a step from shared memory, which can do one in a clock, to 20 of now
+// 28 clocks. Of no use there: 16 steps of 4 states of a lane and half of the channels, twice as many warps with 8 steps
+// (B and C are read twice as often), 4 states handed on before the others.
 //
 // Constants: see warp_tile.cuh. MS_UNROLL steps are a turn. MS_SHARED_BYTES is the dynamic shared memory that the
 // launch provides. Real states that one launch holds, of one channel of a lane, two lanes or more to a channel; B and C
@@ -42,7 +47,19 @@ constexpr int kHeldStages = kSlots / kServers - 1;  // u and z of a server's til
 static_assert(kStages > 1 + kHeldStages, "a tile is copied while others are in use");
 static_assert(kSteps % 4 == 0, "a lane leaves its shares of y in vectors");
 
-// A lane's shares of y of four steps.
+// Where channels are adjacent and moved in vectors, a serving lane has adjacent channels of one step, which it reads
+// and stores in vectors, rather than steps of one channel.
+constexpr int kTogether = 8;  // channels
+constexpr bool kByStep = !kSeqContiguous && MS_U_ACCESS == kVectors && MS_DELTA_ACCESS == kVectors &&
+                         MS_Y_ACCESS == kVectors && (!MS_HAS_Z || MS_Z_ACCESS == kVectors) &&
+                         kWarpChannels % kTogether == 0 && kWarpChannels <= 2 * kTogether &&
+                         kTile * kWarpChannels % (32 * kTogether) == 0;
+constexpr int kStepsAtOnce = 32 * kTogether / kWarpChannels;
+
+// Shares of y of a tile: by step those of all lanes, so far apart that what is read together lies in different banks;
+// or else of every lane those of four steps, in vectors.
+constexpr int kSharesPitch = kSeqContiguous ? 32 : 32 + kLanes;
+
 struct __align__(16) Shares {
   float of_step[4];
 };
@@ -50,7 +67,7 @@ struct __align__(16) Shares {
 struct __align__(16) Slot {
   ExpandedTile expanded;
   StepInputs inputs[kTileInputs];
-  Shares shares[kTile / 4][32];
+  __align__(16) float shares[kTile * kSharesPitch];
 };
 
 struct __align__(16) Block {
@@ -62,7 +79,34 @@ struct __align__(16) Block {
 };
 static_assert(sizeof(Block) == MS_SHARED_BYTES, "the plan has counted otherwise");
 
+// Until what either kind of warp does first is done.
+__device__ __forceinline__ void wait_for_block() { barrier_wait<32 * (kWarps + kServers)>(0); }
+
 // ---- the scanning warps ----
+
+// What scanning warps do before anyone waits for them: the first, what the row starts from; the second, what servers
+// need.
+__device__ __forceinline__ void enter_row(const SelectiveScanForwardParams& params, Block& block, int warp, LaneId id) {
+  const SelectiveScanProblem& p = params.problem;
+  if (warp == 0) {
+    const Row row = row_of(params, static_cast<int>(blockIdx.x));
+    States A;
+    const float* from = p.A + row.first_channel * p.A_dim_stride;
+    for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
+                   [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] : 0.0f; });
+    write_handed(block.A, id, A);
+    Lane self;
+    start_state(p, row, row.batch, id, self);
+    write_handed(block.handed[0], id, self.state);
+  } else if (warp == 1) {
+    if (id.lane == 0) {
+#pragma unroll
+      for (int i = 0; i < kSlots; ++i) event_init(block.ready[i], 1), event_init(block.done[i], kGroups);
+    }
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) clear_padding(block.slot[i].expanded, id.lane);
+  }
+}
 
 // B or C of a turn, for the lane's states. at: place of the first of them, of which the compiler knows nothing, and so
 // adds up the address once, not for every step.
@@ -70,22 +114,79 @@ __device__ __forceinline__ void read_step(const float* projection, int at, int t
   read_states(projection + at + t * kPaddedStates, 0, 0, to);
 }
 
-// The output pass: y before the gate, of every lane its share.
-__device__ __forceinline__ void leave_shares(Slot& slot, const Steps& steps, int first, int at, LaneId id,
-                                             States& state) {
-  const auto C = [&](int t, float (&to)[kStates]) { read_step(slot.expanded.C, at, t, to); };
-  float sums[kSteps][1];
+struct Steps {
+  float decay[kSteps][kStates];
+  float state[kSteps][kStates];  // after the step; until it is known what the turn begins with, the step's input
+};
+
+__device__ __forceinline__ void evaluate_steps(const States& A, const Slot& slot, int at, const Inputs& inputs,
+                                               Steps& steps) {
 #pragma unroll
-  for (int t = 0; t < kSteps; ++t) take_step(steps, t, C, state, sums[t]);
+  for (int t = 0; t < kSteps; ++t) {
+    float B[kStates];
+    read_step(slot.expanded.B, at, t, B);
 #pragma unroll
-  for (int t = 0; t < kSteps; t += 4)
-    slot.shares[(first + t) / 4][id.lane] = {{sums[t][0], sums[t + 1][0], sums[t + 2][0], sums[t + 3][0]}};
+    for (int s = 0; s < kStates; ++s) {
+      steps.decay[t][s] = exp2_fast(inputs.delta[t][0] * A[0][s]);
+      steps.state[t][s] = inputs.delta_u[t][0] * B[s];
+    }
+  }
+}
+
+// Waits for the state that the turn begins with, takes the steps, and hands on the state that the turn ends with. This
+// is what all turns of a row wait for, one after another, so it stands in a loop of a single round: the compiler moves
+// nothing into a loop, and would do part of what comes before it after the wait, and of what comes after it before
+// handing on.
+__device__ __forceinline__ void take_steps(const SelectiveScanForwardParams& params, Block& block, int warp, bool first,
+                                           bool last, LaneId id, Steps& steps) {
+  const int next = (warp + 1) % kWarps;
+#pragma unroll 1
+  do {
+    if (!first) barrier_wait<kOfTwoWarps>(warp);
+    States state;
+    read_handed(block.handed[warp], id, state);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t)
+#pragma unroll
+      for (int s = 0; s < kStates; ++s)
+        steps.state[t][s] = state[0][s] = steps.decay[t][s] * state[0][s] + steps.state[t][s];
+    if (!last) {
+      write_handed(block.handed[next], id, state);
+      barrier_arrive<kOfTwoWarps>(next);
+    }
+  } while (params.segment_tiles != 0);  // never: there are no segments
+}
+
+// y before the gate, of every lane its share.
+__device__ __forceinline__ void leave_shares(Slot& slot, const Steps& steps, int first, int at, LaneId id) {
+  float* by_step = slot.shares + first * kSharesPitch + id.lane;
+  auto* of_four = reinterpret_cast<Shares*>(slot.shares) + first / 4 * 32 + id.lane;
+#pragma unroll
+  for (int t = 0; t < kSteps; t += 4) {
+    Shares sums;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      float C[kStates];
+      read_step(slot.expanded.C, at, t + k, C);
+      sums.of_step[k] = 0.0f;
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) sums.of_step[k] += steps.state[t + k][s] * C[s];
+    }
+    if constexpr (kByStep) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) by_step[(t + k) * kSharesPitch] = sums.of_step[k];
+    } else {
+      of_four[t / 4 * 32] = sums;
+    }
+  }
 }
 
 __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, Block& block) {
   const SelectiveScanProblem& p = params.problem;
   const int thread = static_cast<int>(threadIdx.x);
   const unsigned turns = static_cast<unsigned>(params.tiles_per_row) * kGroups;
+  States A;
+  read_handed(block.A, lane_id(), A);
 #pragma unroll 1
   for (unsigned turn = threadIdx.x / 32; turn < turns; turn += kWarps) {
     const unsigned warp = static_cast<unsigned>(opaque(thread)) / 32;
@@ -96,19 +197,21 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, B
     Slot& slot = block.slot[tile % kSlots];
     event_wait(block.ready[tile % kSlots], tile / kSlots % 2);
     Steps steps;
-    Effect effect;
     {
       Inputs inputs;
       read_inputs(slot.inputs + opaque(first / 2), 0, id, inputs);
-      const auto B = [&](int t, float (&to)[kStates]) { read_step(slot.expanded.B, at, t, to); };
-      scan_locally(block.A, inputs, id, B, steps, effect);
+      evaluate_steps(A, slot, at, inputs, steps);
     }
-    Lane self;
-    pass_on(params, block.handed, static_cast<int>(warp), turn == 0, turn + 1 == turns, id, effect, self.state);
-    leave_shares(slot, steps, first, at, id, self.state);
+    take_steps(params, block, static_cast<int>(warp), turn == 0, turn + 1 == turns, id, steps);
+    leave_shares(slot, steps, first, at, id);
     __syncwarp();
     if (id.lane == 0) event_signal(block.done[tile % kSlots]);
-    if (turn + 1 == turns) store_state(p, block.shared[0], id, self);
+    if (turn + 1 == turns) {
+      Lane self;
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) self.state[0][s] = steps.state[kSteps - 1][s];
+      store_state(p, block.shared[0], id, self);
+    }
   }
 }
 
@@ -133,7 +236,7 @@ __device__ __forceinline__ void add_lanes(const Slot& slot, int first, LaneId id
     for (int t = 0; t < kOwnedSteps; t += kTogether) {
       const int four = first / 4 + (id.first_step + t) / 4;  // steps; first is a multiple of it
       float some[kTogether];
-      read_floats(&slot.shares[four][lane].of_step[(id.first_step + t) % 4], some);
+      read_floats(slot.shares + (four * 32 + lane) * 4 + (id.first_step + t) % 4, some);
 #pragma unroll
       for (int k = 0; k < kTogether; ++k) y[0][t + k] += some[k];
     }
@@ -166,9 +269,102 @@ __device__ __forceinline__ void expand_together(const Stage& stage, ExpandedTile
   }
 }
 
+struct StepLane {
+  int step, channel;  // its first ones
+
+  // Lanes that write together have 16 different steps, and those that read together lie in different banks: of 16-bit
+  // elements, four steps of both halves of the channels.
+  explicit __device__ __forceinline__ StepLane(int lane) {
+    if constexpr (kWarpChannels == kTogether) {
+      step = lane, channel = 0;
+    } else {
+      step = lane % 16, channel = (lane / 16 ^ (lane / 4 & 1)) * kTogether;
+    }
+  }
+};
+
+// What a lane keeps of its channels.
+struct OfChannels {
+  float bias[kTogether], D[kTogether];
+
+  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, int lane) {
+    const int first = StepLane(lane).channel;
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const bool exists = first + i < row.channels;
+      const int channel = row.first_channel + first + i;
+      bias[i] = MS_HAS_BIAS && exists ? p.delta_bias[channel] : 0.0f;
+      D[i] = MS_HAS_D && exists ? p.D[channel] : 0.0f;
+    }
+  }
+};
+
+__device__ __forceinline__ void make_inputs_by_step(const Stage& stage, int existing, int lane,
+                                                    const OfChannels& of_channels, StepInputs* to) {
+  const StepLane at(lane);
+#pragma unroll
+  for (int first = 0; first < kTile; first += kStepsAtOnce) {
+    const int step = first + at.step, from = step * kWarpChannels + at.channel;
+    const auto raw_delta = read_elements<kTogether>(stage.delta + from),
+               raw_u = read_elements<kTogether>(stage.u + from);
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const float delta = delta_of(to_float(raw_delta.value[i]), of_channels.bias[i], step < existing);
+      to[(at.channel + i) * kInputsPitch + step / 2].of_step[step % 2] = {delta * kDeltaFactor,
+                                                                          delta * to_float(raw_u.value[i])};
+    }
+  }
+}
+
+// Stores a tile's outputs, of the steps that exist. y: where the lane's first one lies.
+__device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, const Row& row, int existing, int lane,
+                                              const OfChannels& of_channels, const Slot& slot, const Stage& stage,
+                                              char* y) {
+  const StepLane at(lane);
+#pragma unroll
+  for (int first = 0; first < kTile; first += kStepsAtOnce) {
+    const int step = first + at.step, from = step * kWarpChannels + at.channel;
+    float outputs[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      float shares[kLanes];
+      read_floats(slot.shares + step * kSharesPitch + (at.channel + i) * kLanes, shares);
+      outputs[i] = 0.0f;
+#pragma unroll
+      for (int k = 0; k < kLanes; ++k) outputs[i] += shares[k];
+    }
+    if constexpr (MS_HAS_D) {
+      const auto u = read_elements<kTogether>(stage.u + from);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) outputs[i] += of_channels.D[i] * to_float(u.value[i]);
+    }
+    if constexpr (MS_HAS_Z) {
+      const auto raw = read_elements<kTogether>(stage.z + from);
+      float z[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) z[i] = to_float(raw.value[i]);
+      multiply_silu(z, outputs);
+    }
+    Elements<kTogether> rounded;
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) from_float(outputs[i], rounded.value[i]);
+    char* to = y + first * p.y.seq_stride * kElementBytes;
+    if (step >= existing) continue;
+    if (at.channel + kTogether <= row.channels) {
+#pragma unroll
+      for (int i = 0; i < kTogether; i += kChunkElements) store_global<16>(to + i * kElementBytes, &rounded.value[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+        if (at.channel + i < row.channels) store_global<kElementBytes>(to + i * kElementBytes, &rounded.value[i]);
+    }
+  }
+}
+
 // existing: steps of the tile inside the sequence. Those after it leave the state as it is.
 __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const Row& row, int existing, Stage& stage,
-                                           LaneId id, const OfRow& of_row, DeltaReader& delta, Slot& slot) {
+                                           LaneId id, const OfRow& of_row, DeltaReader& delta,
+                                           const OfChannels& of_channels, Slot& slot) {
   if constexpr (MS_B_ORDER < 2 && MS_B_ACCESS == kVectors && MS_C_ORDER < 2 && MS_C_ACCESS == kVectors) {
     expand_together(stage, slot.expanded, id.lane);
     __syncwarp();
@@ -176,11 +372,16 @@ __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const 
     expand_projections(p, row, stage, slot.expanded, id.lane);
   }
   if (existing < kTile) forget_steps(p, row, slot.expanded, stage, existing, kTile, id.lane);
-  Inputs inputs[kGroups];
+  if constexpr (kByStep) {
+    make_inputs_by_step(stage, existing, id.lane, of_channels, slot.inputs);
+  } else {
+    Inputs inputs[kGroups];
 #pragma unroll
-  for (int i = 0; i < kGroups; ++i) evaluate_inputs(delta, of_row.u_shift, stage, i * kSteps, existing, id, inputs[i]);
+    for (int i = 0; i < kGroups; ++i)
+      evaluate_inputs(delta, of_row.u_shift, stage, i * kSteps, existing, id, inputs[i]);
 #pragma unroll
-  for (int i = 0; i < kGroups; ++i) write_inputs(slot.inputs, i * kSteps, id, inputs[i]);
+    for (int i = 0; i < kGroups; ++i) write_inputs(slot.inputs, i * kSteps, id, inputs[i]);
+  }
   __syncwarp();
 }
 
@@ -206,15 +407,26 @@ __device__ __forceinline__ void keep_tile(Stage& stage, LaneId id, const OfRow& 
 __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, Block& block, int server, LaneId id) {
   const SelectiveScanProblem& p = params.problem;
   Shared& shared = block.shared[server];
+  if (id.lane == 0) shared.piece = {row_of(params, static_cast<int>(blockIdx.x)), server, params.tiles_per_row, 0};
+  __syncwarp();
   const Row row = shared.piece.row;
   TileCopies<true, kHeldStages> copies(params, shared, id.lane);
   DeltaReader delta;
-  delta.load(p, row, id);
   OfRow of_row;
-  of_row.load(p, row, id);
-  // Where this lane stores its first chunk of the next whole tile.
-  char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, server, id.lane));
+  OfChannels of_channels;
+  char* y;  // where this lane stores its first chunk of the next tile, or the next whole one
+  if constexpr (kByStep) {
+    of_channels.load(p, row, id.lane);
+    const StepLane at(id.lane);
+    const Rows rows = sequence_rows(p.y, row, static_cast<Index>(server) * kTile, kTile, kWarpChannels);
+    y = reinterpret_cast<char*>(const_cast<Element*>(rows.from + at.step * rows.row_stride + at.channel));
+  } else {
+    delta.load(p, row, id);
+    of_row.load(p, row, id);
+    y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, server, id.lane));
+  }
   const int tiles = params.tiles_per_row;
+  wait_for_block();
 #pragma unroll 1
   for (int t = server; t < tiles + kSlots; t += kServers) {
     Stage* stage = nullptr;
@@ -223,49 +435,31 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
     Slot& slot = block.slot[at];
     const int before = t - kSlots;
     if (before >= 0) {
-      TileOutputs outputs;
       event_wait(block.done[at], static_cast<unsigned>(before) / kSlots % 2);
-      add_lanes(slot, id, outputs);
       Stage& last = shared.stage[static_cast<unsigned>(before) / kServers % kStages];
-      keep_tile(last, id, of_row, outputs);
-      if (copies.is_whole(before)) {
-        store_whole(last.u, y, params, row, before, id.lane);
+      const int existing = copies.is_whole(before) ? kTile : steps_of_tile(p, before);
+      if constexpr (kByStep) {
+        store_by_step(p, row, existing, id.lane, of_channels, slot, last, y);
+        y += params.y_steps.advance;
       } else {
-        store_part(last.u, p.y, row, static_cast<Index>(before) * kTile, steps_of_tile(p, before), id.lane);
+        TileOutputs outputs;
+        add_lanes(slot, id, outputs);
+        keep_tile(last, id, of_row, outputs);
+        if (copies.is_whole(before)) {
+          store_whole(last.u, y, params, row, before, id.lane);
+        } else {
+          store_part(last.u, p.y, row, static_cast<Index>(before) * kTile, existing, id.lane);
+        }
       }
       __syncwarp();  // the next copy goes there
     }
     if (t < tiles) {
-      make_ready(p, row, copies.is_whole(t) ? kTile : steps_of_tile(p, t), *stage, id, of_row, delta, slot);
+      make_ready(p, row, copies.is_whole(t) ? kTile : steps_of_tile(p, t), *stage, id, of_row, delta, of_channels,
+                 slot);
       if (id.lane == 0) event_signal(block.ready[at]);
       copies.copy_ahead(params, row, shared, id.lane);
     }
   }
-}
-
-// What servers do before anyone waits for them: where the row is and, the first of them, what the others start from.
-__device__ __forceinline__ void enter_row(const SelectiveScanForwardParams& params, Block& block, int server,
-                                          LaneId id) {
-  const SelectiveScanProblem& p = params.problem;
-  Shared& shared = block.shared[server];
-  if (id.lane == 0) shared.piece = {row_of(params, static_cast<int>(blockIdx.x)), server, params.tiles_per_row, 0};
-  __syncwarp();
-  if (server > 0) return;
-  if (id.lane == 0) {
-#pragma unroll
-    for (int i = 0; i < kSlots; ++i) event_init(block.ready[i], 1), event_init(block.done[i], kGroups);
-  }
-  const Row& row = shared.piece.row;
-  States A;
-  const float* from = p.A + row.first_channel * p.A_dim_stride;
-  for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
-                 [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] : 0.0f; });
-  write_handed(block.A, id, A);
-  Lane self;
-  start_state(p, shared, id, self);
-  write_handed(block.handed[0], id, self.state);
-#pragma unroll
-  for (int i = 0; i < kSlots; ++i) clear_padding(block.slot[i].expanded, id.lane);
 }
 
 }  // namespace
@@ -275,11 +469,11 @@ extern "C" __global__ void __launch_bounds__(32 * (kWarps + kServers), MS_MIN_BL
   MS_DYNAMIC_SHARED(uint4, memory);
   Block& block = *reinterpret_cast<Block*>(memory);
   const int server = static_cast<int>(threadIdx.x) / 32 - kWarps;
-  if (server >= 0) enter_row(params, block, server, lane_id());
-  __syncthreads();
   if (server >= 0) {
     serve(params, block, server, lane_id());
   } else {
+    enter_row(params, block, static_cast<int>(threadIdx.x) / 32, lane_id());
+    wait_for_block();
     scan(params, block);
   }
 }

@@ -336,6 +336,15 @@ constexpr bool kOwnsDelta = kSharesInputs || (MS_SOFTPLUS && kLanes > 1);
 // Real states forget what delta is off by; complex ones turn by it, over all steps.
 constexpr bool kPreciseDelta = MS_DTYPE == 0 || MS_COMPLEX;
 
+// From an element of delta: with its bias, through softplus. exists: whether the step lies inside the sequence.
+__device__ __forceinline__ float delta_of(float raw, float bias, bool exists) {
+  float value = MS_HAS_BIAS ? raw + bias : raw;
+  if constexpr (MS_SOFTPLUS) value = softplus<kPreciseDelta>(value);
+  // What forget_steps() leaves would become a step of its own.
+  if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists ? value : 0.0f;
+  return value;
+}
+
 // kSteps steps of delta for the lane's channels: bias, softplus, zero past the end. With softplus each lane evaluates
 // the channels and steps it owns only, and the lanes that share channels exchange them. With kSharesInputs dt is only
 // those: exchanging is left to others.
@@ -385,16 +394,12 @@ struct DeltaReader {
     for (int t = 0; t < kReadSteps; ++t)
 #pragma unroll
       for (int i = 0; i < kRead; ++i) {
-        float value = to_float(kSeqContiguous ? raw_[i].value[place_in_steps<kReadSteps>(t)] : raw_[t].value[i]);
+        const float raw = to_float(kSeqContiguous ? raw_[i].value[place_in_steps<kReadSteps>(t)] : raw_[t].value[i]);
 #if MS_HAS_BIAS
-        value += bias[i];
+        dt[t][i] = delta_of(raw, bias[i], exists(t));
+#else
+        dt[t][i] = delta_of(raw, 0.0f, exists(t));
 #endif
-#if MS_SOFTPLUS
-        value = softplus<kPreciseDelta>(value);
-#endif
-        // What forget_steps() leaves would become a step of its own.
-        if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists(t) ? value : 0.0f;
-        dt[t][i] = value;
       }
     if constexpr (kOwnsDelta && !kSharesInputs) gather_over_lanes(dt, id);
   }

@@ -69,13 +69,16 @@ bool moves_sequences_in_vectors(const ForwardVariant& v) {
 // A warp's turn must be over before the slot of its tile is needed again.
 bool has_room_for_turns(const ForwardVariant& v) { return v.relay_slots() * v.tile / v.unroll >= 2 * v.warps; }
 
-// Short tiles are ready sooner; where servers are few they are too short, and what is no vector is moved better in long
-// ones.
+// Short tiles are ready sooner; but where servers are few, or have delta and gates to evaluate, or move what is no
+// vector, they are done sooner with long ones.
 void set_relay_served_tile(const SelectiveScanProblem& problem, std::int16_t wanted, ForwardVariant& v) {
   constexpr std::int16_t kShort = 16, kLong = 32;
-  v.tile = wanted > 0 ? wanted : v.states == kManyTurnStates ? kShort : kLong;
+  constexpr int kFewServers = 2;
+  const bool is_busy = v.dtype != DType::kFloat32 && (v.softplus || v.has_z);
+  const bool is_long = v.tiles_apart() <= kFewServers || is_busy;
+  v.tile = wanted > 0 ? wanted : is_long ? kLong : kShort;
   set_accesses(problem, v);
-  if (wanted > 0 || (has_room_for_turns(v) && moves_sequences_in_vectors(v))) return;
+  if (wanted > 0 || is_long || moves_sequences_in_vectors(v)) return;
   v.tile = kLong;
   set_accesses(problem, v);
 }

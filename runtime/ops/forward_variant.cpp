@@ -62,13 +62,14 @@ std::size_t inputs_bytes(const ForwardVariant& v) {
   return 4 * sizeof(float) * static_cast<std::size_t>(inputs);
 }
 
-// In relay_served.cu, besides what the servers have: what is in the slots beyond B, C and inputs (a number of y for
-// every lane and step), a lane's states for every scanning warp and its A, and two events for every slot.
+// In relay_served.cu, besides what the servers have: what is in the slots beyond B, C and inputs (kSharesPitch numbers
+// of every step), a lane's states for every scanning warp and its A, and two events for every slot.
 std::size_t relay_served_bytes(const ForwardVariant& v) {
   constexpr std::size_t kEvent = 8;
   const auto slots = static_cast<std::size_t>(v.relay_slots());
-  const auto of_lane = slots * static_cast<std::size_t>(v.tile) + static_cast<std::size_t>((v.warps + 1) * v.states);
-  return 32 * sizeof(float) * of_lane + 2 * slots * kEvent;
+  const auto shares = slots * static_cast<std::size_t>(v.tile * (v.seq_contiguous ? 32 : 32 + v.lanes));
+  const auto held = static_cast<std::size_t>(32 * (v.warps + 1) * v.states);
+  return sizeof(float) * (shares + held) + 2 * slots * kEvent;
 }
 
 }  // namespace

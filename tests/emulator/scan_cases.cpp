@@ -319,6 +319,18 @@ std::vector<ScanCase> scan_cases() {
     scan.spacing = Spacing::kDense, scan.reverse = true;
   }
   add_wide("RelayServedWideShifted", bf16, channels, 2, {41}).spacing = Spacing::kShifted;
+  add_wide("RelayServedWideBareChannels", bf16, channels, 2, {41, 145}).bare();
+  {
+    ScanCase& scan = add_wide("RelayServedWideBiasChannels", f16, channels, 2, {41, 145}).bare();
+    scan.bias = scan.final = true, scan.dim = 3 * 11, scan.ngroups = 3;
+  }
+  const auto add_tiled = [&](const char* name, Layout layout, std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add_wide(name, f16, layout, 2, std::move(seqlens));
+    scan.choice.tile = 16, scan.choice.stages = 4, scan.choice.min_blocks = 1;
+    return scan;
+  };
+  add_tiled("RelayServedWideShortSteps", steps, {9, 15, 16, 17, 64, 65, 128, 129, 300});
+  add_tiled("RelayServedWideShortChannels", channels, {15, 16, 17, 145}).dim = 50;
   add_wide("RelayServedWideReverse", f16, steps, 2, {32, 41, 129}).reverse = true;
   {
     ScanCase& scan = add_relay_served("RelayServedTuned", f16, steps, 4, 4, {101});
