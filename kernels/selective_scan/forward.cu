@@ -11,13 +11,14 @@
 //   store the tile                               in vectors of 16 bytes, and as whole sectors (sector_outputs.cuh)
 //
 // Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2,
-// and up to six fp32 instructions fit beside it. The five leave little, so that everything else has to be shared by
-// many states: with one lane per channel and its 16 states (the usual plan) no sums over lanes are left, and the rest
-// of a step is 17 instructions in the compiled loop, 40 with softplus, bias, D and gate, against 128 clocks of
-// exponentials: shared loads of B, C, u and delta, conversions; and besides the loop a sixteenth of a tile's copies and
-// stores. Measured on an H100: 157 clocks per step and warp when four warps share a scheduler, 1.23 of the
-// exponentials' 128. A polynomial on the fma pipe in place of one or two of 16 exponentials, or of softplus' own,
-// gained nothing there.
+// and two fp32 instructions fit beside it: with k of them it takes 6 + k, measured on an H200 for fma, mul, add and
+// those of pairs of 16 bits, however they are ordered and whatever warps they are of; only integer instructions cost
+// nothing. So the five take 10 clocks, 160 of 16 states, and everything else has to be shared by many states: with one
+// lane per channel and its 16 states (the usual plan) no sums over lanes are left, and the rest of a step is 17
+// instructions in the compiled loop, 40 with softplus, bias, D and gate: shared loads of B, C, u and delta,
+// conversions; and besides the loop a sixteenth of a tile's copies and stores. Measured: 157 clocks per step and warp
+// when four warps share a scheduler, 1.23 of the exponentials' 128. A polynomial on the fma pipe in place of one or two
+// of 16 exponentials, or of softplus' own, costs more than the 6 clocks that it saves.
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
 #else
