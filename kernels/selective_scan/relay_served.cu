@@ -49,12 +49,12 @@ static_assert(kSteps % 4 == 0, "a lane leaves its shares of y in vectors");
 
 // Where channels are adjacent and moved in vectors, a serving lane has adjacent channels of one step, which it reads
 // and stores in vectors, rather than steps of one channel.
-constexpr int kTogether = 8;  // channels
+constexpr int kAdjacent = 8;  // channels
 constexpr bool kByStep = !kSeqContiguous && MS_U_ACCESS == kVectors && MS_DELTA_ACCESS == kVectors &&
                          MS_Y_ACCESS == kVectors && (!MS_HAS_Z || MS_Z_ACCESS == kVectors) &&
-                         kWarpChannels % kTogether == 0 && kWarpChannels <= 2 * kTogether &&
-                         kTile * kWarpChannels % (32 * kTogether) == 0;
-constexpr int kStepsAtOnce = 32 * kTogether / kWarpChannels;
+                         kWarpChannels % kAdjacent == 0 && kWarpChannels <= 2 * kAdjacent &&
+                         kTile * kWarpChannels % (32 * kAdjacent) == 0;
+constexpr int kStepsAtOnce = 32 * kAdjacent / kWarpChannels;
 
 // Shares of y of a tile: by step those of all lanes, so far apart that what is read together lies in different banks;
 // or else of every lane those of four steps, in vectors.
@@ -275,22 +275,22 @@ struct StepLane {
   // Lanes that write together have 16 different steps, and those that read together lie in different banks: of 16-bit
   // elements, four steps of both halves of the channels.
   explicit __device__ __forceinline__ StepLane(int lane) {
-    if constexpr (kWarpChannels == kTogether) {
+    if constexpr (kWarpChannels == kAdjacent) {
       step = lane, channel = 0;
     } else {
-      step = lane % 16, channel = (lane / 16 ^ (lane / 4 & 1)) * kTogether;
+      step = lane % 16, channel = (lane / 16 ^ (lane / 4 & 1)) * kAdjacent;
     }
   }
 };
 
 // What a lane keeps of its channels.
 struct OfChannels {
-  float bias[kTogether], D[kTogether];
+  float bias[kAdjacent], D[kAdjacent];
 
   __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, int lane) {
     const int first = StepLane(lane).channel;
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
+    for (int i = 0; i < kAdjacent; ++i) {
       const bool exists = first + i < row.channels;
       const int channel = row.first_channel + first + i;
       bias[i] = MS_HAS_BIAS && exists ? p.delta_bias[channel] : 0.0f;
@@ -305,10 +305,10 @@ __device__ __forceinline__ void make_inputs_by_step(const Stage& stage, int exis
 #pragma unroll
   for (int first = 0; first < kTile; first += kStepsAtOnce) {
     const int step = first + at.step, from = step * kWarpChannels + at.channel;
-    const auto raw_delta = read_elements<kTogether>(stage.delta + from),
-               raw_u = read_elements<kTogether>(stage.u + from);
+    const auto raw_delta = read_elements<kAdjacent>(stage.delta + from),
+               raw_u = read_elements<kAdjacent>(stage.u + from);
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
+    for (int i = 0; i < kAdjacent; ++i) {
       const float delta = delta_of(to_float(raw_delta.value[i]), of_channels.bias[i], step < existing);
       to[(at.channel + i) * kInputsPitch + step / 2].of_step[step % 2] = {delta * kDeltaFactor,
                                                                           delta * to_float(raw_u.value[i])};
@@ -324,9 +324,9 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
 #pragma unroll
   for (int first = 0; first < kTile; first += kStepsAtOnce) {
     const int step = first + at.step, from = step * kWarpChannels + at.channel;
-    float outputs[kTogether];
+    float outputs[kAdjacent];
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
+    for (int i = 0; i < kAdjacent; ++i) {
       float shares[kLanes];
       read_floats(slot.shares + step * kSharesPitch + (at.channel + i) * kLanes, shares);
       outputs[i] = 0.0f;
@@ -334,28 +334,28 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
       for (int k = 0; k < kLanes; ++k) outputs[i] += shares[k];
     }
     if constexpr (MS_HAS_D) {
-      const auto u = read_elements<kTogether>(stage.u + from);
+      const auto u = read_elements<kAdjacent>(stage.u + from);
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) outputs[i] += of_channels.D[i] * to_float(u.value[i]);
+      for (int i = 0; i < kAdjacent; ++i) outputs[i] += of_channels.D[i] * to_float(u.value[i]);
     }
     if constexpr (MS_HAS_Z) {
-      const auto raw = read_elements<kTogether>(stage.z + from);
-      float z[kTogether];
+      const auto raw = read_elements<kAdjacent>(stage.z + from);
+      float z[kAdjacent];
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) z[i] = to_float(raw.value[i]);
+      for (int i = 0; i < kAdjacent; ++i) z[i] = to_float(raw.value[i]);
       multiply_silu(z, outputs);
     }
-    Elements<kTogether> rounded;
+    Elements<kAdjacent> rounded;
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) from_float(outputs[i], rounded.value[i]);
+    for (int i = 0; i < kAdjacent; ++i) from_float(outputs[i], rounded.value[i]);
     char* to = y + first * p.y.seq_stride * kElementBytes;
     if (step >= existing) continue;
-    if (at.channel + kTogether <= row.channels) {
+    if (at.channel + kAdjacent <= row.channels) {
 #pragma unroll
-      for (int i = 0; i < kTogether; i += kChunkElements) store_global<16>(to + i * kElementBytes, &rounded.value[i]);
+      for (int i = 0; i < kAdjacent; i += kChunkElements) store_global<16>(to + i * kElementBytes, &rounded.value[i]);
     } else {
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i)
+      for (int i = 0; i < kAdjacent; ++i)
         if (at.channel + i < row.channels) store_global<kElementBytes>(to + i * kElementBytes, &rounded.value[i]);
     }
   }
@@ -426,6 +426,7 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
     y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, server, id.lane));
   }
   const int tiles = params.tiles_per_row;
+  const auto steps_of = [&](int tile) { return copies.is_whole(tile) ? kTile : steps_of_tile(p, tile); };
   wait_for_block();
 #pragma unroll 1
   for (int t = server; t < tiles + kSlots; t += kServers) {
@@ -437,7 +438,7 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
     if (before >= 0) {
       event_wait(block.done[at], static_cast<unsigned>(before) / kSlots % 2);
       Stage& last = shared.stage[static_cast<unsigned>(before) / kServers % kStages];
-      const int existing = copies.is_whole(before) ? kTile : steps_of_tile(p, before);
+      const int existing = steps_of(before);
       if constexpr (kByStep) {
         store_by_step(p, row, existing, id.lane, of_channels, slot, last, y);
         y += params.y_steps.advance;
@@ -454,8 +455,7 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
       __syncwarp();  // the next copy goes there
     }
     if (t < tiles) {
-      make_ready(p, row, copies.is_whole(t) ? kTile : steps_of_tile(p, t), *stage, id, of_row, delta, of_channels,
-                 slot);
+      make_ready(p, row, steps_of(t), *stage, id, of_row, delta, of_channels, slot);
       if (id.lane == 0) event_signal(block.ready[at]);
       copies.copy_ahead(params, row, shared, id.lane);
     }
