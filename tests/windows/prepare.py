@@ -128,16 +128,26 @@ class Wine:
             record()
 
     def __enter__(self) -> Wine:
-        # A server that stays makes every process start in milliseconds instead of seconds. Wine's services inherit
-        # the standard output of whoever starts them first and keep it open: let that be nobody's pipe.
+        # A server that stays makes every process start in milliseconds instead of seconds, and no process ever meets
+        # one that is about to leave, which resets its connection. The server that made the prefix goes on for some
+        # seconds and would keep a second one from starting: it is stopped first.
+        self.stop()
+        # Wine's services inherit the standard output of whoever starts them first and keep it open: let that be
+        # nobody's pipe.
         for command in ([self.server, "-p"], [self.loader, "wineboot"]):
-            subprocess.run(
+            done = subprocess.run(
                 command, env={**os.environ, **self.env}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL, timeout=120, check=False,
             )  # fmt: skip
+            if done.returncode:
+                raise StepError(f"{shlex.join(map(str, command))} ended with status {done.returncode}")
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the prefix's server, if one runs, and what runs on it; return when it has gone."""
         subprocess.run([self.server, "-k"], env={**os.environ, **self.env}, capture_output=True, check=False)
 
     @property
