@@ -8,26 +8,14 @@
 #include <thread>
 #include <utility>
 
+#include "jit/cache_key.h"
 #include "jit/compiler.h"
 #include "jit/jit_error.h"
-#include "jit/sha256.h"
 #include "platform/log.h"
 #include "trace/recorder.h"
 
 namespace mamba_scan::jit {
 namespace {
-
-constexpr int kCacheSchema = 1;
-
-// Every field with its length, so that no two different lists give the same bytes.
-class KeyText {
- public:
-  void add(const std::string& field) { hash_.update(std::to_string(field.size())).update(":").update(field); }
-  std::string key() { return hash_.hex_digest(); }
-
- private:
-  Sha256 hash_;
-};
 
 void warn_of_ptx(const CompileTarget& target, int capability, const NvrtcChoice& nvrtc) {
   const std::string gpu = "sm_" + std::to_string(capability);
@@ -155,23 +143,7 @@ Builder::Plan Builder::plan(const Variant& variant, int capability) {
   }
   plan.options = compile_options(variant, plan.target, plan.nvrtc.facts, line_info);
 
-  // Neither the driver's version nor the device's index is in it: the same binary serves them all.
-  KeyText key;
-  key.add("mamba_scan kernel " + std::to_string(kCacheSchema));
-  key.add(plan.bundle.source.name);
-  key.add(plan.bundle.source.text);
-  key.add(std::to_string(plan.bundle.headers.size()));
-  for (const SourceFile& header : plan.bundle.headers) {
-    key.add(header.name);
-    key.add(header.text);
-  }
-  key.add(std::to_string(plan.options.size()));
-  for (const std::string& option : plan.options) key.add(option);
-  key.add(variant.entry);
-  key.add(plan.target.arch);
-  key.add(plan.nvrtc.facts.version);
-  key.add(plan.nvrtc.facts.build);
-  plan.key = key.key();
+  plan.key = jit::cache_key(variant, plan.bundle, plan.target, plan.options, plan.nvrtc.facts);
   return plan;
 }
 
