@@ -390,8 +390,12 @@ def variants_suite(args: argparse.Namespace) -> list[Suite]:
     resources = BUILD / "results" / "resources.md"
     resources.parent.mkdir(parents=True, exist_ok=True)
     resources.unlink(missing_ok=True)
-    reports = {"MAMBA_SCAN_VARIANTS_REPORT": LOGS / "variants.txt", "MAMBA_SCAN_RESOURCES_REPORT": resources}
-    env = nvrtc_environment() | {name: str(path) for name, path in reports.items()}
+    paths = {
+        "MAMBA_SCAN_VARIANTS_REPORT": LOGS / "variants.txt",
+        "MAMBA_SCAN_RESOURCES_REPORT": resources,
+        "MAMBA_SCAN_VARIANTS_CACHE": BUILD / "variants",
+    }
+    env = nvrtc_environment() | {name: str(path) for name, path in paths.items()}
     suite = ctest("variants", NATIVE / "tests/cpp", "-R", "variants_test", env=env)
     if resources.exists():
         say(resources.read_text("utf-8"))
