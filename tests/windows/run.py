@@ -90,12 +90,11 @@ class Tests:
             "MAMBA_SCAN_CACHE_DIR": LONG_CACHE,
         }
         suite = Suite("windows-nvrtc")
-        self.wine.run("windows-cache-clear", [program, "cache", "clear"], env=env, timeout=60)
         for arch in ARCHS:
-            for attempt in ("cold", "warm"):
-                step = f"windows-warm-{arch}-{attempt}"
+            # The first may find what an earlier run left, unless a kernel or the compiler has changed since.
+            for step, sign in ((f"windows-warm-{arch}", ""), (f"windows-rewarm-{arch}", "\n0 compiled, ")):
                 status, text = self.wine.run(step, [program, "warm", "--arch", arch], env=env, timeout=300, check=False)
-                self.count(suite, status == 0, f"{step}: status {status}", text)
+                self.count(suite, status == 0 and sign in text, f"{step}: status {status}", text)
         status, text = self.wine.run(
             "windows-cache-verify", [program, "cache", "verify"], env=env, timeout=60, check=False
         )
@@ -136,7 +135,7 @@ class Tests:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.unlink(missing_ok=True)
         start = time.monotonic()
-        options = ["-q", "-ra", "-p", "no:cacheprovider", f"--junitxml={Wine.path(report)}"]
+        options = ["-q", "-ra", "-p", "no:cacheprovider", f"--junitxml={Wine.path(report)}", "-n", str(self.jobs)]
         status, text = self.python(
             "windows-pytest", "-m", "pytest", Wine.path(ROOT / "tests/python"), *options, timeout=900
         )
