@@ -60,7 +60,7 @@ HWY_NOINLINE void recur_complex(std::index_sequence<kState...>, const float* HWY
   const ComplexRate rate[] = {load_rate(decay + 3 * kState * kLanes)...};
   Complex state[] = {load_complex(h + 2 * kState * kLanes)...};
   for (Index t = 0; t < block.steps; ++t) {
-    if (block.prefetch) hwy::Prefetch(static_cast<const char*>(block.prefetch[t]));
+    fetch_ahead(block.ahead, t);
     const Vec dt = load_row(rows.dt + t * kRow);
     const Vec du = load_row(rows.du + t * kRow);
     Vec sum = hn::Zero(Floats());

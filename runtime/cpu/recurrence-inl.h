@@ -33,6 +33,10 @@ HWY_INLINE Vec operand_at(const Operand& operand, Index step, Index state) {
   }
 }
 
+HWY_INLINE void fetch_ahead(const LinesAhead& ahead, Index step) {
+  for (int i = 0; i < ahead.tensors; ++i) hwy::Prefetch(ahead.rows[i].first + ahead.rows[i].offsets[step]);
+}
+
 // One state by one step. `sum` starts with the first state of a block.
 template <bool kFirst, bool kBounded>
 HWY_INLINE void advance(Vec dt, Vec du, Vec decay, Vec b, Vec c, Vec& h, Vec& sum) {
@@ -44,15 +48,14 @@ HWY_INLINE void advance(Vec dt, Vec du, Vec decay, Vec b, Vec c, Vec& h, Vec& su
 // The states are a parameter pack, so that each is a variable of its own for the compiler's register allocation.
 template <bool kConstantB, bool kConstantC, bool kBounded, size_t... kState>
 HWY_NOINLINE void recur(std::index_sequence<kState...>, const float* HWY_RESTRICT decay, float* HWY_RESTRICT h,
-                        const Operand b, const Operand c, const StepRows& rows, Index steps,
-                        const void* const* prefetch) {
+                        const Operand b, const Operand c, const StepRows& rows, Index steps, const LinesAhead ahead) {
   const float* HWY_RESTRICT dt_rows = rows.dt;
   const float* HWY_RESTRICT du_rows = rows.du;
   float* HWY_RESTRICT y_rows = rows.y;
   const Vec a[] = {load_row(decay + kState * kLanes)...};
   Vec state[] = {load_row(h + kState * kLanes)...};
   for (Index t = 0; t < steps; ++t) {
-    if (prefetch) hwy::Prefetch(static_cast<const char*>(prefetch[t]));
+    fetch_ahead(ahead, t);
     const Vec dt = load_row(dt_rows + t * kRow);
     const Vec du = load_row(du_rows + t * kRow);
     Vec sum = hn::Zero(Floats());
@@ -69,9 +72,9 @@ HWY_INLINE void recur_ranged(const float* decay, float* h, const Operand b, cons
                              const StateBlock& block) {
   constexpr auto states = std::make_index_sequence<kStates>();
   if (block.bounded) {
-    recur<kConstantB, kConstantC, true>(states, decay, h, b, c, rows, block.steps, block.prefetch);
+    recur<kConstantB, kConstantC, true>(states, decay, h, b, c, rows, block.steps, block.ahead);
   } else {
-    recur<kConstantB, kConstantC, false>(states, decay, h, b, c, rows, block.steps, block.prefetch);
+    recur<kConstantB, kConstantC, false>(states, decay, h, b, c, rows, block.steps, block.ahead);
   }
 }
 

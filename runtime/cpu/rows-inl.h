@@ -7,6 +7,8 @@
 #define MAMBA_SCAN_CPU_ROWS_INL_H_
 #endif
 
+#include <algorithm>
+
 #include "cpu/scan_kernels.h"
 #include "cpu/storage-inl.h"
 
@@ -92,25 +94,24 @@ void load_rows(const SequenceTensor& tensor, const Tile& tile, Index step, Index
   }
 }
 
-// The cache lines of a block of rows, one per step at most, to be prefetched one by one while something else is
-// computed: a processor follows only so many misses at a time, and with a row in each page no hardware prefetcher
-// helps. Returns how many there are.
-inline Index lines_of_rows(const SequenceTensor& tensor, Index element_size, const Tile& tile, Index step, Index steps,
-                           const void** lines) {
-  const auto* from =
-      static_cast<const char*>(tensor.data) +
-      element_size * (tile.batch * tensor.batch_stride + step * tensor.seq_stride + tile.channel * tensor.dim_stride);
+// Where the cache lines of a block of rows lie, counted in bytes from its first element: `room` offsets, of which the
+// last ones may repeat. They are to be fetched one by one while something else is computed: a processor follows only
+// so many misses at a time, and with a row in each page no hardware prefetcher helps. False where neither channels
+// nor steps are adjacent.
+inline bool lines_of_rows(const SequenceTensor& tensor, Index element_size, Index channels, Index steps, Index room,
+                          Index* offsets) {
   Index count = 0;
   if (tensor.dim_stride == 1) {
-    for (; count < steps; ++count) lines[count] = from + count * tensor.seq_stride * element_size;
+    for (; count < steps; ++count) offsets[count] = count * tensor.seq_stride * element_size;
   } else if (steps_adjacent(tensor)) {
-    for (Index c = 0; c < tile.channels; ++c) {
-      const char* row = from + c * tensor.dim_stride * element_size;
-      for (Index offset = 0; offset < steps * element_size && count < steps; offset += 64)
-        lines[count++] = row + offset * tensor.seq_stride;
+    for (Index c = 0; c < channels; ++c) {
+      for (Index within = 0; within < steps * element_size && count < room; within += 64)
+        offsets[count++] = c * tensor.dim_stride * element_size + within * tensor.seq_stride;
     }
   }
-  return count;
+  if (count == 0) return false;
+  std::fill(offsets + count, offsets + room, offsets[count - 1]);
+  return true;
 }
 
 template <class Storage>

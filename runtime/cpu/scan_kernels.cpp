@@ -76,38 +76,56 @@ const char* target() { return hwy::TargetName(HWY_TARGET); }
 
 int lane_count() { return static_cast<int>(kLanes); }
 
-// Hands out the cache lines that stage_steps and finish_steps will touch, the lines of one tensor at a time.
+// Hands out the cache lines that stage_steps and finish_steps will touch, tensor by tensor, to the blocks of states
+// that are computed before.
 class Upcoming {
  public:
-  Upcoming(const SelectiveScanProblem& problem, const Tile& tile, Index step, Index steps)
-      : tensors_{&problem.u, &problem.delta, &problem.y, &problem.z},
-        element_size_(problem.dtype == DType::kFloat32 ? 4 : 2),
-        tile_(tile),
-        step_(step),
-        steps_(std::min(steps, problem.seqlen - step)) {}
-
-  // kMaxStageSteps addresses, or null when there is nothing more to fetch.
-  const void* const* next() {
-    if (steps_ <= 0) return nullptr;
-    while (tensor_ < 4) {
-      const SequenceTensor& tensor = *tensors_[tensor_++];
-      if (!tensor.data) continue;
-      const Index count = lines_of_rows(tensor, element_size_, tile_, step_, steps_, lines_);
-      if (count == 0) continue;
-      std::fill(lines_ + count, lines_ + kMaxStageSteps, lines_[0]);
-      return lines_;
+  explicit Upcoming(const SelectiveScanProblem& problem) : element_size_(problem.dtype == DType::kFloat32 ? 4 : 2) {
+    for (const SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.y, &problem.z}) {
+      if (tensor->data) tensors_[count_++] = tensor;
     }
-    return nullptr;
+    const Index blocks = std::max<Index>(block_count(problem), 1);
+    per_block_ = static_cast<int>((count_ + blocks - 1) / blocks);
+  }
+
+  // What next() is about from now on: `steps` steps of one vector of channels.
+  void begin(const Tile& tile, Index step, Index steps) {
+    const bool known = steps == steps_ && tile.channels == channels_;
+    steps_ = steps;
+    channels_ = tile.channels;
+    given_ = ready_ = 0;
+    for (int i = 0; i < count_ && steps > 0; ++i) {
+      const SequenceTensor& tensor = *tensors_[i];
+      if (!known)
+        has_lines_[i] = lines_of_rows(tensor, element_size_, tile.channels, steps, kMaxStageSteps, offsets_[i]);
+      if (!has_lines_[i]) continue;
+      const Index first =
+          tile.batch * tensor.batch_stride + step * tensor.seq_stride + tile.channel * tensor.dim_stride;
+      rows_[ready_++] = {static_cast<const char*>(tensor.data) + first * element_size_, offsets_[i]};
+    }
+  }
+
+  // For the next block, which has at least as many steps.
+  LinesAhead next() {
+    const LinesAhead share{rows_ + given_, std::min(per_block_, ready_ - given_)};
+    given_ += share.tensors;
+    return share;
   }
 
  private:
+  const Index element_size_;
   const SequenceTensor* tensors_[4];
-  Index element_size_;
-  Tile tile_;
-  Index step_;
-  Index steps_;
-  int tensor_ = 0;
-  const void* lines_[kMaxStageSteps];
+  int count_ = 0;
+  int per_block_ = 0;
+
+  Index steps_ = 0;
+  int channels_ = 0;
+  bool has_lines_[4];
+  Index offsets_[4][kMaxStageSteps];
+
+  LinesAhead::Rows rows_[4];
+  int ready_ = 0;
+  int given_ = 0;
 };
 
 void scan_tile(const SelectiveScanProblem& problem, const Tile& tile, float* memory) {
@@ -121,6 +139,7 @@ void scan_tile(const SelectiveScanProblem& problem, const Tile& tile, float* mem
     parts[v].channels = std::min(tile.channels - v * static_cast<int>(kRow), static_cast<int>(kRow));
     decays[v] = load_states(problem, parts[v], layout.states_of(v));
   }
+  Upcoming upcoming(problem);
   for (Index step = 0; step < problem.seqlen; step += layout.steps) {
     const int steps = static_cast<int>(std::min<Index>(layout.steps, problem.seqlen - step));
     stage_projections(problem, tile.batch, tile.group, step, steps, layout.projections);
@@ -129,7 +148,8 @@ void scan_tile(const SelectiveScanProblem& problem, const Tile& tile, float* mem
       const bool bounded = largest_dt * decays[v] <= kBoundedExponent;
       // While states are computed, which has no memory traffic of its own, the rows of what comes next are fetched.
       const bool last = v + 1 == vectors;
-      Upcoming upcoming(problem, parts[last ? 0 : v + 1], last ? step + layout.steps : step, layout.steps);
+      const Index next = last ? step + steps : step;
+      upcoming.begin(parts[last ? 0 : v + 1], next, std::min<Index>(layout.steps, problem.seqlen - next));
       for (Index n = 0; n < problem.dstate; n += states_in_block(problem, n)) {
         scan_block(problem, {n, steps, bounded, upcoming.next()}, layout.states_of(v), layout.rows, layout.projections);
       }

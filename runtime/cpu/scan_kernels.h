@@ -56,11 +56,21 @@ constexpr Index full_block(const SelectiveScanProblem& problem) {
   return problem.is_complex ? kComplexBlockStates : kBlockStates;
 }
 
+// Cache lines to fetch while a block is computed: for each step one of every tensor, at `first + offsets[step]`.
+struct LinesAhead {
+  struct Rows {
+    const char* first;
+    const Index* offsets;
+  };
+  const Rows* rows = nullptr;
+  int tensors = 0;
+};
+
 struct StateBlock {
   Index state;  // the first of the block
   int steps;
-  bool bounded;                           // |dt * decay| <= 125 in all of them, no NaN
-  const void* const* prefetch = nullptr;  // an address for each step, or null
+  bool bounded;  // |dt * decay| <= 125 in all of them, no NaN
+  LinesAhead ahead = {};
 };
 
 constexpr Index states_in_block(const SelectiveScanProblem& problem, Index first) {
