@@ -20,29 +20,42 @@ inline constexpr Index kRow = static_cast<Index>(kLanes);
 HWY_INLINE Vec load_row(const float* from) { return hn::Load(Floats(), from); }
 HWY_INLINE void store_row(Vec value, float* to) { hn::Store(value, Floats(), to); }
 
-// to[j][i] = from[i][j] for a square of kLanes x kLanes floats.
+#if HWY_TARGET != HWY_SCALAR
+// Four floats of every fourth row, which is a row for each block of 16 bytes in a vector.
+template <class D>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const float* from) {
+  if constexpr (hn::MaxLanes(d) == 4) {
+    return hn::Load(d, from);
+  } else {
+    const hn::Half<D> half;
+    return hn::Combine(d, load_blocks(half, from + hn::MaxLanes(half) * kRow), load_blocks(half, from));
+  }
+}
+#endif
+
+// to[j][i] = from[i][j] for a square of kLanes x kLanes floats. Four columns become four rows at a time; with rows
+// put together from blocks as they are loaded, no block has to cross to another afterwards.
 HWY_INLINE void transpose(const float* HWY_RESTRICT from, float* HWY_RESTRICT to) {
 #if HWY_TARGET == HWY_SCALAR
   *to = *from;
 #else
-  const hn::FixedTag<float, 4> four;
-  for (Index i = 0; i < kRow; i += 4) {
-    for (Index j = 0; j < kRow; j += 4) {
-      const float* corner = from + i * kRow + j;
-      const auto a = hn::Load(four, corner);
-      const auto b = hn::Load(four, corner + kRow);
-      const auto c = hn::Load(four, corner + 2 * kRow);
-      const auto d = hn::Load(four, corner + 3 * kRow);
-      const auto ab_low = hn::InterleaveLower(four, a, b);
-      const auto cd_low = hn::InterleaveLower(four, c, d);
-      const auto ab_high = hn::InterleaveUpper(four, a, b);
-      const auto cd_high = hn::InterleaveUpper(four, c, d);
-      float* out = to + j * kRow + i;
-      hn::Store(hn::ConcatLowerLower(four, cd_low, ab_low), four, out);
-      hn::Store(hn::ConcatUpperUpper(four, cd_low, ab_low), four, out + kRow);
-      hn::Store(hn::ConcatLowerLower(four, cd_high, ab_high), four, out + 2 * kRow);
-      hn::Store(hn::ConcatUpperUpper(four, cd_high, ab_high), four, out + 3 * kRow);
-    }
+  const Floats d;
+  const hn::RepartitionToWide<hn::RebindToUnsigned<Floats>> pairs;
+  const auto as_pairs = [&](Vec value) HWY_ATTR { return hn::BitCast(pairs, value); };
+  for (Index j = 0; j < kRow; j += 4) {
+    const Vec row0 = load_blocks(d, from + j);
+    const Vec row1 = load_blocks(d, from + j + kRow);
+    const Vec row2 = load_blocks(d, from + j + 2 * kRow);
+    const Vec row3 = load_blocks(d, from + j + 3 * kRow);
+    const auto low01 = as_pairs(hn::InterleaveLower(d, row0, row1));
+    const auto low23 = as_pairs(hn::InterleaveLower(d, row2, row3));
+    const auto high01 = as_pairs(hn::InterleaveUpper(d, row0, row1));
+    const auto high23 = as_pairs(hn::InterleaveUpper(d, row2, row3));
+    float* out = to + j * kRow;
+    store_row(hn::BitCast(d, hn::InterleaveLower(pairs, low01, low23)), out);
+    store_row(hn::BitCast(d, hn::InterleaveUpper(pairs, low01, low23)), out + kRow);
+    store_row(hn::BitCast(d, hn::InterleaveLower(pairs, high01, high23)), out + 2 * kRow);
+    store_row(hn::BitCast(d, hn::InterleaveUpper(pairs, high01, high23)), out + 3 * kRow);
   }
 #endif
 }
