@@ -56,8 +56,12 @@ void expect_consistent_slices(const SelectiveScanProblem& p, const ForwardPlan& 
     EXPECT_EQ(slice.params.first_slice, plan.slices > 1 && i == 0);
     EXPECT_EQ(v.dstate, slice.params.problem.dstate);
     EXPECT_GE(v.lanes * v.states, v.dstate);
-    const bool is_padded = v.states > 9 && v.states % 2 == 0;  // from an odd number
-    EXPECT_LT(v.lanes * (v.states - 1 - is_padded), v.dstate) << "a state register that no lane needs";
+    if (v.kernel() == ScanKernel::kRelay || v.kernel() == ScanKernel::kRelayServed) {  // a power of two for each lane
+      EXPECT_LE(v.lanes * v.states, 2 * v.dstate) << "half of the state registers for nothing";
+    } else {
+      const bool is_padded = v.states > 9 && v.states % 2 == 0;  // from an odd number
+      EXPECT_LT(v.lanes * (v.states - 1 - is_padded), v.dstate) << "a state register that no lane needs";
+    }
     EXPECT_LE(v.dynamic_shared_bytes() > 0 ? 0 : v.shared_bytes(), std::size_t{48} << 10);
     EXPECT_EQ(v.lanes, plan.variant.lanes);
     EXPECT_EQ(v.channels, plan.variant.channels);
@@ -97,10 +101,11 @@ TEST(Plan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
   const auto pick = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
   for (int sm_count : {8, 16, 36, 82, 128, 132}) {
     for (int i = 0; i < 200; ++i) {
-      const Index groups = pick(1, 3);
-      SelectiveScanProblem p =
-          problem_of(pick(1, 9), pick(1, 5000), groups * pick(1, 700), pick(0, 3) ? pick(1, 256) : pick(257, 1500),
-                     static_cast<DType>(pick(0, 2)), pick(0, 1) == 1);
+      // One by one: compilers evaluate the arguments of a call in different orders.
+      const Index groups = pick(1, 3), batch = pick(1, 9), seqlen = pick(1, 5000), dim = groups * pick(1, 700);
+      const Index dstate = pick(0, 3) ? pick(1, 256) : pick(257, 1500);
+      const auto dtype = static_cast<DType>(pick(0, 2));
+      SelectiveScanProblem p = problem_of(batch, seqlen, dim, dstate, dtype, pick(0, 1) == 1);
       p.ngroups = groups;
       if (pick(0, 1)) p = with_everything(p);
       p.reverse = pick(0, 1) == 1;
