@@ -42,8 +42,7 @@ HWY_INLINE Complex complex_operand_at(const Operand& operand, Index step, Index 
 template <bool kFirst, bool kBounded>
 HWY_INLINE void advance_complex(Vec dt, Vec du, const ComplexRate& rate, const Complex& b, const Complex& c, Complex& h,
                                 Vec& sum) {
-  const Vec exponent = hn::Mul(dt, rate.decay);
-  const Vec decay = kBounded ? exp2_bounded(exponent) : exp2(exponent);
+  const Vec decay = kBounded ? exp2_of_product_bounded(dt, rate.decay) : exp2_of_product(dt, rate.decay);
   const Phase phase = phase_of(dt, rate.turn, rate.turn_low);
   const Vec re = hn::Mul(decay, phase.cos);
   const Vec im = hn::Mul(decay, phase.sin);

@@ -1,7 +1,7 @@
 // Exponential, softplus and silu on vectors of floats. Highway's "-inl" form: included once per instruction set.
 //
-// Division of labour: exp2() is what the scan spends its time in and is as short as its accuracy allows; exp(),
-// softplus() and silu() run once per (step, channel) and can afford an argument reduction in two parts.
+// Division of labour: exp2_of_product() is what the scan spends its time in and is as short as its accuracy allows;
+// exp(), softplus() and silu() run once per (step, channel) and can afford an argument reduction in two parts.
 #if defined(MAMBA_SCAN_CPU_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MAMBA_SCAN_CPU_VECTOR_MATH_INL_H_
 #undef MAMBA_SCAN_CPU_VECTOR_MATH_INL_H_
@@ -24,7 +24,7 @@ inline constexpr size_t kLanes = hn::MaxLanes(Floats());
 // 2^(n-1). The polynomials below are of 2 * 2^r, so that n may reach 128 before the field means infinity.
 inline constexpr float kRound = 12582912.0f + 126.0f;
 
-// Outside these bounds exp2 is exactly 0 (field 0) or infinite (field 255).
+// Outside these bounds 2^x is exactly 0 (field 0) or infinite (field 255).
 inline constexpr float kExp2Lowest = -126.0f;
 inline constexpr float kExp2Highest = 129.0f;
 
@@ -67,20 +67,22 @@ HWY_INLINE Vec scaled_exp2(Vec r, Vec rounded) {
   return hn::Mul(twice_exp2(r), hn::BitCast(Floats(), exponent_field(rounded)));
 }
 
-// 2^x. Results below 2^-125.5 are exactly 0.
-HWY_INLINE Vec exp2(Vec x) {
-  x = at_most(constant(kExp2Highest), at_least(constant(kExp2Lowest), x));
-  const Vec rounded = hn::Add(x, constant(kRound));
-  return scaled_exp2(hn::Sub(x, hn::Sub(rounded, constant(kRound))), rounded);
+// 2^(x * y). Results below 2^-125.5 are exactly 0. The product is never rounded where there is a fused multiply-add,
+// which saves the multiplication: once it meets the rounding to n, once what is left over.
+HWY_INLINE Vec exp2_of_product(Vec x, Vec y) {
+  const Vec lowest = constant(kRound + kExp2Lowest), highest = constant(kRound + kExp2Highest);
+  const Vec rounded = at_most(highest, at_least(lowest, hn::MulAdd(x, y, constant(kRound))));
+  const Vec r = hn::MulSub(x, y, hn::Sub(rounded, constant(kRound)));
+  return scaled_exp2(at_most(constant(0.5f), at_least(constant(-0.5f), r)), rounded);  // far outside r is no rest
 }
 
-// The same bits for |x| <= 125, with three operations less: no range to check, and the scaling is an integer addition,
-// which does not compete with the multiplications. Not for NaN.
-HWY_INLINE Vec exp2_bounded(Vec x) {
+// The same bits for |x * y| <= 125, with four operations less: no range to check, and the scaling is an integer
+// addition, which does not compete with the multiplications. Not for NaN.
+HWY_INLINE Vec exp2_of_product_bounded(Vec x, Vec y) {
   const hn::RebindToUnsigned<Floats> bits;
   const Vec round = constant(kRound - 127.0f);  // leaves n - 1 in the low bits
-  const Vec rounded = hn::Add(x, round);
-  const Vec p = twice_exp2(hn::Sub(x, hn::Sub(rounded, round)));
+  const Vec rounded = hn::MulAdd(x, y, round);
+  const Vec p = twice_exp2(hn::MulSub(x, y, hn::Sub(rounded, round)));
   return hn::BitCast(Floats(), hn::Add(hn::BitCast(bits, p), exponent_field(rounded)));
 }
 

@@ -40,10 +40,10 @@ HWY_INLINE void map(const typename From::Element* from, typename To::Element* to
 }
 
 void exp2_array(const float* from, float* to, size_t count) {
-  map<Float32, Float32>(from, to, count, [](Vec x) HWY_ATTR { return exp2(x); });
+  map<Float32, Float32>(from, to, count, [](Vec x) HWY_ATTR { return exp2_of_product(x, constant(1.0f)); });
 }
 void exp2_bounded_array(const float* from, float* to, size_t count) {
-  map<Float32, Float32>(from, to, count, [](Vec x) HWY_ATTR { return exp2_bounded(x); });
+  map<Float32, Float32>(from, to, count, [](Vec x) HWY_ATTR { return exp2_of_product_bounded(x, constant(1.0f)); });
 }
 void softplus_array(const float* from, float* to, size_t count) {
   map<Float32, Float32>(from, to, count, [](Vec x) HWY_ATTR { return softplus(x); });
