@@ -21,7 +21,7 @@ HWY_INLINE Vec load_row(const float* from) { return hn::Load(Floats(), from); }
 HWY_INLINE void store_row(Vec value, float* to) { hn::Store(value, Floats(), to); }
 
 #if HWY_TARGET != HWY_SCALAR
-// Four floats of every fourth row, which is a row for each block of 16 bytes in a vector.
+// A vector of blocks of 16 bytes: four floats at `from`, and those of the rows 4, 8 and 12 below it.
 template <class D>
 HWY_INLINE hn::Vec<D> load_blocks(D d, const float* from) {
   if constexpr (hn::MaxLanes(d) == 4) {

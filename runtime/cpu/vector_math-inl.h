@@ -67,13 +67,13 @@ HWY_INLINE Vec scaled_exp2(Vec r, Vec rounded) {
   return hn::Mul(twice_exp2(r), hn::BitCast(Floats(), exponent_field(rounded)));
 }
 
-// 2^(x * y). Results below 2^-125.5 are exactly 0. The product is never rounded where there is a fused multiply-add,
-// which saves the multiplication: once it meets the rounding to n, once what is left over.
+// 2^(x * y). Results below 2^-125.5 are exactly 0. A fused multiply-add finds n, another one the rest: that saves the
+// multiplication, and the product is never rounded by itself.
 HWY_INLINE Vec exp2_of_product(Vec x, Vec y) {
   const Vec lowest = constant(kRound + kExp2Lowest), highest = constant(kRound + kExp2Highest);
   const Vec rounded = at_most(highest, at_least(lowest, hn::MulAdd(x, y, constant(kRound))));
   const Vec r = hn::MulSub(x, y, hn::Sub(rounded, constant(kRound)));
-  return scaled_exp2(at_most(constant(0.5f), at_least(constant(-0.5f), r)), rounded);  // far outside r is no rest
+  return scaled_exp2(at_most(constant(0.5f), at_least(constant(-0.5f), r)), rounded);  // r is no rest outside the range
 }
 
 // The same bits for |x * y| <= 125, with four operations less: no range to check, and the scaling is an integer
