@@ -107,24 +107,24 @@ void load_rows(const SequenceTensor& tensor, const Tile& tile, Index step, Index
   }
 }
 
+// Do rows consist of lines, with channels or steps side by side?
+inline bool has_lines(const SequenceTensor& tensor) { return tensor.dim_stride == 1 || steps_adjacent(tensor); }
+
 // Where the cache lines of a block of rows lie, counted in bytes from its first element: `room` offsets, of which the
 // last ones may repeat. They are to be fetched one by one while something else is computed: a processor follows only
-// so many misses at a time, and with a row in each page no hardware prefetcher helps. False where neither channels
-// nor steps are adjacent.
-inline bool lines_of_rows(const SequenceTensor& tensor, Index element_size, Index channels, Index steps, Index room,
+// so many misses at a time, and with a row in each page no hardware prefetcher helps. For tensors that has_lines().
+inline void lines_of_rows(const SequenceTensor& tensor, Index element_size, Index channels, Index steps, Index room,
                           Index* offsets) {
   Index count = 0;
   if (tensor.dim_stride == 1) {
     for (; count < steps; ++count) offsets[count] = count * tensor.seq_stride * element_size;
-  } else if (steps_adjacent(tensor)) {
+  } else {
     for (Index c = 0; c < channels; ++c) {
       for (Index within = 0; within < steps * element_size && count < room; within += 64)
         offsets[count++] = c * tensor.dim_stride * element_size + within * tensor.seq_stride;
     }
   }
-  if (count == 0) return false;
   std::fill(offsets + count, offsets + room, offsets[count - 1]);
-  return true;
 }
 
 template <class Storage>

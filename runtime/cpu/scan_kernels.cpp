@@ -82,7 +82,7 @@ class Upcoming {
  public:
   explicit Upcoming(const SelectiveScanProblem& problem) : element_size_(problem.dtype == DType::kFloat32 ? 4 : 2) {
     for (const SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.y, &problem.z}) {
-      if (tensor->data) tensors_[count_++] = tensor;
+      if (tensor->data && has_lines(*tensor)) tensors_[count_++] = tensor;
     }
     const Index blocks = std::max<Index>(block_count(problem), 1);
     per_block_ = static_cast<int>((count_ + blocks - 1) / blocks);
@@ -90,24 +90,23 @@ class Upcoming {
 
   // What next() is about from now on: `steps` steps of one vector of channels.
   void begin(const Tile& tile, Index step, Index steps) {
+    given_ = steps > 0 ? 0 : count_;
+    if (steps <= 0) return;
     const bool known = steps == steps_ && tile.channels == channels_;
     steps_ = steps;
     channels_ = tile.channels;
-    given_ = ready_ = 0;
-    for (int i = 0; i < count_ && steps > 0; ++i) {
+    for (int i = 0; i < count_; ++i) {
       const SequenceTensor& tensor = *tensors_[i];
-      if (!known)
-        has_lines_[i] = lines_of_rows(tensor, element_size_, tile.channels, steps, kMaxStageSteps, offsets_[i]);
-      if (!has_lines_[i]) continue;
+      if (!known) lines_of_rows(tensor, element_size_, tile.channels, steps, kMaxStageSteps, offsets_[i]);
       const Index first =
           tile.batch * tensor.batch_stride + step * tensor.seq_stride + tile.channel * tensor.dim_stride;
-      rows_[ready_++] = {static_cast<const char*>(tensor.data) + first * element_size_, offsets_[i]};
+      rows_[i] = {static_cast<const char*>(tensor.data) + first * element_size_, offsets_[i]};
     }
   }
 
   // For the next block, which has at least as many steps.
   LinesAhead next() {
-    const LinesAhead share{rows_ + given_, std::min(per_block_, ready_ - given_)};
+    const LinesAhead share{rows_ + given_, std::min(per_block_, count_ - given_)};
     given_ += share.tensors;
     return share;
   }
@@ -120,11 +119,9 @@ class Upcoming {
 
   Index steps_ = 0;
   int channels_ = 0;
-  bool has_lines_[4];
   Index offsets_[4][kMaxStageSteps];
 
   LinesAhead::Rows rows_[4];
-  int ready_ = 0;
   int given_ = 0;
 };
 
