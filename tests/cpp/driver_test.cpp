@@ -301,10 +301,11 @@ TEST_F(WithContext, EventsOrderStreamsAndTakeTimes) {
   from.record(first.get());
   order.record(first.get());
   second.wait_for(order);
+  fake.pass_time(250);
   to.record(second.get());
   to.synchronize();
   EXPECT_TRUE(to.reached());
-  EXPECT_GE(elapsed_us(*driver, from, to), 0.0);
+  EXPECT_FLOAT_EQ(static_cast<float>(elapsed_us(*driver, from, to)), 250);
   EXPECT_THROW(elapsed_us(*driver, from, order), DriverError);
 }
 

@@ -23,6 +23,7 @@ class FakeGpu {
     cuda_.on_launch(on_launch);
   }
   ~FakeGpu() { cuda_.on_launch(nullptr); }
+  void pass_time(double microseconds) { cuda_.pass_time(microseconds); }
   FakeGpu(const FakeGpu&) = delete;
   FakeGpu& operator=(const FakeGpu&) = delete;
 

@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -233,34 +231,22 @@ TEST(PlanChoices, OneThatIsNotPossibleIsNotMade) {
 
 // ---- measuring, on the fake driver, whose kernels take as long as we say ----
 
-std::atomic<int> wanted_slots{0}, wanted_tiles{0};  // per row; 0: any
-std::map<int, int> launches;                        // by number of slots
-
-// What a scan takes that is not the fast one. Under an emulated CPU launching by itself takes some 160 us, for each
-// choice another time, which must not count.
-int slow_us() {
-  static const bool emulated = platform::environment_variable("MAMBA_SCAN_TEST_LAUNCHER").has_value();
-  return emulated ? 4000 : 400;
-}
-
-void take_time(const char* entry, void** arguments) {
-  bool fast = false;
-  if (test::is_scan(entry)) {
-    const auto& params = *static_cast<const SelectiveScanForwardParams*>(arguments[0]);
-    fast = params.slots == wanted_slots && (wanted_tiles == 0 || params.tiles_per_row == wanted_tiles);
-    ++launches[params.slots];
-  } else {
-    return;
-  }
-  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(fast ? 20 : slow_us());
-  while (std::chrono::steady_clock::now() < end) {
-  }
-}
+int wanted_slots = 0, wanted_tiles = 0;  // per row; 0: any
+std::map<int, int> launches;             // by number of slots
 
 class Tune : public testing::Test {
  protected:
   static void SetUpTestSuite() { gpu = new test::FakeGpu("devices=90:132:H200", take_time); }
   static void TearDownTestSuite() { delete gpu; }
+
+  static void take_time(const char* entry, void** arguments) {
+    if (!test::is_scan(entry)) return;
+    const auto& params = *static_cast<const SelectiveScanForwardParams*>(arguments[0]);
+    const bool fast = params.slots == wanted_slots && (wanted_tiles == 0 || params.tiles_per_row == wanted_tiles);
+    ++launches[params.slots];
+    gpu->pass_time(fast ? 20 : 400);
+  }
+
   static test::FakeGpu* gpu;
 };
 test::FakeGpu* Tune::gpu = nullptr;

@@ -147,6 +147,7 @@ Result launch(fake::Call& call, const LaunchParameters& p, CUfunction handle, vo
             " device=" + std::to_string(function->device));
   const FakeCudaKernel kernel = s.on_launch;
   const std::string name = function->name;
+  s.clock_us += 1;
   call.unlock();
   if (kernel) kernel(name.c_str(), arguments);
   return Result::kSuccess;

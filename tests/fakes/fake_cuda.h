@@ -52,6 +52,7 @@ class FakeCuda {
   std::string journal() const { return library_.function<FakeCudaJournal>("fake_cuda_journal")(); }
   long long count(const char* what) const { return library_.function<FakeCudaCount>("fake_cuda_count")(what); }
   void on_launch(FakeCudaKernel kernel) { library_.function<FakeCudaOnLaunch>("fake_cuda_on_launch")(kernel); }
+  void pass_time(double microseconds) { library_.function<FakeCudaPassTime>("fake_cuda_pass_time")(microseconds); }
 
   // Everything made has been given back, and nothing twice.
   bool balanced() const {

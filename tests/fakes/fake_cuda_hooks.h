@@ -30,4 +30,8 @@ using FakeCudaCount = long long (*)(const char* what);
 // Runs in the place of kernels: gets the kernel's name and its arguments. Device memory is host memory.
 using FakeCudaKernel = void (*)(const char* entry, void** arguments);
 using FakeCudaOnLaunch = void (*)(FakeCudaKernel kernel);
+
+// Sets the clock on, by which events are timed and which nothing else moves but launches, by a microsecond each: a
+// kernel that takes longer says so. Tests that measure thus get the same times on a busy machine as on an idle one.
+using FakeCudaPassTime = void (*)(double microseconds);
 }

@@ -82,6 +82,7 @@ void reset(State& s, const std::string& settings) {
   s.failures.clear();
   s.initialised = false;
   s.on_launch = nullptr;
+  s.clock_us = 0;
   s.devices.assign(1, Device{});
   s.allocations.clear();
   s.pinned.clear();
@@ -178,5 +179,11 @@ FAKE_EXPORT void fake_cuda_on_launch(FakeCudaKernel kernel) {
   fake::State& s = fake::state();
   const std::lock_guard lock(s.mutex);
   s.on_launch = kernel;
+}
+
+FAKE_EXPORT void fake_cuda_pass_time(double microseconds) {
+  fake::State& s = fake::state();
+  const std::lock_guard lock(s.mutex);
+  s.clock_us += microseconds;
 }
 }

@@ -1,7 +1,6 @@
 // The fake driver's memory: settings, objects, journal. One lock guards all of it; a driver call holds it.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -58,7 +57,7 @@ struct Stream {
 struct Event {
   bool timing = true;
   bool recorded = false;
-  std::chrono::steady_clock::time_point time;
+  double time_us = 0;
 };
 
 struct Image {
@@ -82,6 +81,7 @@ struct State {
   std::map<std::string, Failure> failures;
   bool initialised = false;
   FakeCudaKernel on_launch = nullptr;
+  double clock_us = 0;
 
   std::vector<Device> devices;
   std::vector<std::unique_ptr<Context>> contexts;  // primary, one per device

@@ -64,7 +64,7 @@ FAKE_ENTRY cuEventRecord(CUevent event, CUstream stream) {
   fake::Event* found = find_event(call.s(), event);
   if (!found || !known_stream(call.s(), stream)) return call.misuse(Result::kInvalidHandle);
   found->recorded = true;
-  found->time = std::chrono::steady_clock::now();
+  found->time_us = call.s().clock_us;
   call.note("");
   return Result::kSuccess;
 }
@@ -84,6 +84,6 @@ FAKE_ENTRY cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
   const fake::Event* from = find_event(call.s(), start);
   const fake::Event* to = find_event(call.s(), end);
   if (!from || !to || !from->timing || !to->timing || !from->recorded || !to->recorded) return Result::kInvalidHandle;
-  *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+  *milliseconds = static_cast<float>((to->time_us - from->time_us) / 1e3);
   return Result::kSuccess;
 }
