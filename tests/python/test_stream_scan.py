@@ -259,30 +259,37 @@ def test_bfloat16_bits_of_numpy(tmp_path):
 
 
 def test_reading_scanning_and_writing_overlap():
-    """Ten chunks, each slow to read and slow to write: one after the other it would take twice as long."""
+    """The first chunk is written only while the third is read, and the third read only while the first is written."""
     problem = stream_problem(batch=1, seqlen=1000, dim=4)
     inputs = split(problem)[0]
+    met = threading.Barrier(2, timeout=60)  # broken, and an error in both stages, where only one gets there
     threads = set()
 
-    def slow_source():
-        for piece in chunks(inputs, "bld", range(100, 1000, 100)):
-            time.sleep(0.05)
+    def source():
+        for index, piece in enumerate(chunks(inputs, "bld", range(100, 1000, 100))):
+            if index == 2:
+                met.wait()
+            time.sleep(0.01)
             threads.add(threading.current_thread().name)
             yield piece
 
-    def slow_sink(y):
-        time.sleep(0.05)
+    def sink(y):
+        if not written:
+            met.wait()
+        written.append(y.shape[1])
+        time.sleep(0.01)
         threads.add(threading.current_thread().name)
 
+    written = []
     begin = time.perf_counter()
-    statistics = run(problem, source=slow_source(), sink=slow_sink, chunk=100)[1].statistics
+    statistics = run(problem, source=source(), sink=sink, chunk=100)[1].statistics
     seconds = time.perf_counter() - begin
+    assert written == [100] * 10
     busy = statistics.busy_seconds
-    assert busy["read"] == pytest.approx(0.5, rel=0.6)
-    assert busy["write"] == pytest.approx(0.5, rel=0.6)
-    assert 0.5 < seconds < 0.85 * (busy["read"] + busy["write"])
+    assert 0.1 <= busy["read"] <= seconds
+    assert 0.1 <= busy["write"] <= seconds
     assert threads >= {"mamba_scan reader", "mamba_scan writer"}
-    assert statistics.limiting in ("read", "write")
+    assert statistics.limiting == max(busy, key=busy.get)
     assert statistics.chunks == 10
     assert not any(thread.name.startswith("mamba_scan") for thread in threading.enumerate())
 

@@ -384,7 +384,7 @@ else:
     sink = folder / "y.safetensors"
 def progress(done, total, rate):
     print(done, flush=True)
-    time.sleep(pause)
+    time.sleep(pause if done < 2 * {chunk} else 200 * pause)  # there it is killed, however late
 result = mamba_scan.stream_scan(source, sink, device=device, chunk={chunk}, progress=progress,
                                 resume=folder / "scan.resume", checkpoint_seconds=0, **weights)
 print("resumed from", result.statistics.resumed_from, flush=True)
