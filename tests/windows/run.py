@@ -137,7 +137,7 @@ class Tests:
         start = time.monotonic()
         options = ["-q", "-ra", "-p", "no:cacheprovider", f"--junitxml={Wine.path(report)}", "-n", str(self.jobs)]
         status, text = self.python(
-            "windows-pytest", "-m", "pytest", Wine.path(ROOT / "tests/python"), *options, timeout=900
+            "windows-pytest", "-m", "pytest", Wine.path(ROOT / "tests/python"), *options, timeout=1800
         )
         suite = pytest_counts("windows-python", report, time.monotonic() - start)
         if status:
