@@ -48,6 +48,8 @@ enum class Result : int {
   kSystemNotReady = 802,
   kSystemDriverMismatch = 803,
   kCompatNotSupportedOnDevice = 804,
+  kStreamCaptureUnsupported = 900,
+  kStreamCaptureInvalidated = 901,
   kUnknown = 999,
 };
 

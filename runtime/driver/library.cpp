@@ -17,6 +17,9 @@ std::string load_remedy(Result result) {
     case Result::kUnsupportedPtxVersion:
       return " The PTX was written by an NVRTC that is newer than the driver: update the NVIDIA driver, or install an "
              "older NVRTC.";
+    case Result::kStreamCaptureUnsupported:
+    case Result::kStreamCaptureInvalidated:
+      return " A CUDA graph is being captured: make the same call once before, which loads its kernels.";
     case Result::kOutOfMemory:
       return " The GPU's memory is full: free some, or close other programs that use it.";
     default:

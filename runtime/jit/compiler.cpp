@@ -22,9 +22,9 @@ Binary compile(const NvrtcLibrary& nvrtc, const Variant& variant, const SourceBu
   NvrtcOutput output = nvrtc.compile(bundle, options, target.is_ptx);
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - start;
   if (!output.succeeded) {
-    throw JitError("the kernel " + variant.name() + " of " + variant.source + " does not compile for " + target.arch +
-                   ": " + output.error + "\nNVRTC " + nvrtc.facts().version + " at " + nvrtc.path() +
-                   "\noptions: " + joined(options) + "\n" + output.log);
+    throw CompileError("the kernel " + variant.name() + " of " + variant.source + " does not compile for " +
+                       target.arch + ": " + output.error + "\nNVRTC " + nvrtc.facts().version + " at " + nvrtc.path() +
+                       "\noptions: " + joined(options) + "\n" + output.log);
   }
   Binary binary;
   binary.bytes.assign(output.binary.begin(), output.binary.end());

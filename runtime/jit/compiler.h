@@ -12,7 +12,7 @@
 
 namespace mamba_scan::jit {
 
-// Thread safe. Throws JitError with the compiler's log, the variant and the options.
+// Thread safe. Throws CompileError with the compiler's log, the variant and the options.
 Binary compile(const NvrtcLibrary& nvrtc, const Variant& variant, const SourceBundle& bundle,
                const CompileTarget& target, const std::vector<std::string>& options);
 

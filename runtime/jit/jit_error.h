@@ -11,4 +11,10 @@ class JitError : public Error {
   using Error::Error;
 };
 
+// Kernel text that does not compile, and will not the next time.
+class CompileError : public JitError {
+ public:
+  using JitError::JitError;
+};
+
 }  // namespace mamba_scan::jit

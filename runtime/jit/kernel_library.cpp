@@ -10,6 +10,7 @@
 
 #include "driver/library.h"
 #include "jit/builder.h"
+#include "jit/jit_error.h"
 #include "trace/recorder.h"
 
 namespace mamba_scan::jit {
@@ -54,6 +55,12 @@ struct KeyEqual {
     return a.ordinal == b.ordinal && a.variant == b.variant;
   }
 };
+
+// Whether the driver will say the same of this binary for as long as the process runs.
+bool is_final(driver::Result result) {
+  return result == driver::Result::kInvalidImage || result == driver::Result::kNoBinaryForGpu ||
+         result == driver::Result::kInvalidPtx || result == driver::Result::kUnsupportedPtxVersion;
+}
 
 struct Entry {
   std::mutex mutex;  // held while the kernel is made: others who want this one wait, and only they
@@ -123,9 +130,9 @@ const LoadedKernel& KernelLibrary::get(const Variant& variant, const driver::Dev
         impl_->make(entry, variant, device);
       } catch (const driver::DriverError& error) {
         entry.library.reset();
-        if (error.result() != driver::Result::kOutOfMemory) entry.failure = std::current_exception();
+        if (is_final(error.result())) entry.failure = std::current_exception();
         throw;
-      } catch (...) {
+      } catch (const CompileError&) {
         entry.failure = std::current_exception();
         throw;
       }

@@ -24,9 +24,10 @@ struct LoadedKernel {
   BinaryInfo info;
 };
 
-// Thread safe. One entry per (variant, device), made once while other variants proceed. A failure is remembered and
-// thrown again, except a full GPU memory, which may have room later. References stay valid for the life of the library.
-// A recorder hears of a kernel found in memory once, not at every call.
+// Thread safe. One entry per (variant, device), made once while other variants proceed. That the
+// text does not compile or the driver refuses the binary is remembered and thrown again; what may be otherwise the next
+// time (a full GPU memory, a missing NVRTC, a CUDA graph that is being captured) is tried again. References stay valid
+// for the life of the library. A recorder hears of a kernel found in memory once, not at every call.
 class KernelLibrary {
  public:
   KernelLibrary(const driver::Driver& driver, Builder& builder);
