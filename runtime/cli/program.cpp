@@ -59,7 +59,7 @@ class CommandLine {
     add(*cache, "verify", "Read every kernel; remove what is broken (exit 1 if any was)")->callback([this] {
       code_ = cache_verify(json_);
     });
-    add(*cache, "clear", "Remove every kernel")->callback([this] { code_ = cache_clear(json_); });
+    add(*cache, "clear", "Remove every kernel; tuned plans stay")->callback([this] { code_ = cache_clear(json_); });
   }
 
   void add_warm() {

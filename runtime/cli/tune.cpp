@@ -45,7 +45,7 @@ int tune(const ops::TuneOptions& options, bool json) {
               << candidate.at("min_blocks") << " blocks" << std::setw(12) << candidate.at("us").get<double>()
               << " us, expected " << candidate.at("expected_us").get<double>() << " us\n";
   }
-  std::cout << (report.at("kept").get<bool>() ? "kept for scans like this\n" : "nothing faster than the usual plan\n");
+  std::cout << report.at("summary").get<std::string>() << "\n";
   return kDone;
 }
 

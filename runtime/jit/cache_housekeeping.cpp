@@ -54,7 +54,9 @@ void scan_entry_folder(const std::string& folder, const std::string& prefix, Cac
 }  // namespace
 
 std::string CachePaths::entries() const { return join(folder, "entries"); }
-std::string CachePaths::notes() const { return join(folder, "notes"); }
+std::string CachePaths::notes(NoteKind kind) const {
+  return join(folder, kind == NoteKind::kMeasurement ? "tuned" : "notes");
+}
 std::string CachePaths::entry_folder(const std::string& key) const {
   return join(entries(), key.substr(0, kPrefixLength));
 }
@@ -64,7 +66,9 @@ std::string CachePaths::binary(const std::string& key) const {
 std::string CachePaths::record(const std::string& key) const {
   return join(entry_folder(key), key.substr(kPrefixLength)) + std::string(kRecordSuffix);
 }
-std::string CachePaths::note(const std::string& key) const { return join(notes(), key) + std::string(kRecordSuffix); }
+std::string CachePaths::note(const std::string& key, NoteKind kind) const {
+  return join(notes(kind), key) + std::string(kRecordSuffix);
+}
 
 CacheScan scan_cache(const CachePaths& paths) {
   CacheScan scan;
@@ -75,12 +79,14 @@ CacheScan scan_cache(const CachePaths& paths) {
       scan_entry_folder(join(paths.entries(), folder.name), folder.name, &scan);
     }
   }
-  std::vector<FileInfo> notes;
-  platform::list_folder(paths.notes(), &notes);
-  for (const FileInfo& note : notes) {
-    scan.bytes += note.size;
-    if (!note.name.ends_with(platform::kTemporarySuffix)) continue;
-    scan.leftovers.push_back({join(paths.notes(), note.name), note.size, note.modified});
+  for (const NoteKind kind : kNoteKinds) {
+    std::vector<FileInfo> notes;
+    platform::list_folder(paths.notes(kind), &notes);
+    for (const FileInfo& note : notes) {
+      scan.bytes += note.size;
+      if (!note.name.ends_with(platform::kTemporarySuffix)) continue;
+      scan.leftovers.push_back({join(paths.notes(kind), note.name), note.size, note.modified});
+    }
   }
   return scan;
 }

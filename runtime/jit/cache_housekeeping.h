@@ -11,15 +11,21 @@
 
 namespace mamba_scan::jit {
 
+enum class NoteKind {
+  kFact,         // slow to find out, and found out again when it is gone
+  kMeasurement,  // of this machine, by somebody who asked for it: not removed by clear()
+};
+inline constexpr NoteKind kNoteKinds[] = {NoteKind::kFact, NoteKind::kMeasurement};
+
 struct CachePaths {
   std::string folder;
 
   std::string entries() const;
-  std::string notes() const;
+  std::string notes(NoteKind kind) const;
   std::string entry_folder(const std::string& key) const;
   std::string binary(const std::string& key) const;
   std::string record(const std::string& key) const;
-  std::string note(const std::string& key) const;
+  std::string note(const std::string& key, NoteKind kind) const;
 };
 
 inline constexpr std::string_view kBinarySuffix = ".cubin";

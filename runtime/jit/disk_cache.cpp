@@ -141,24 +141,26 @@ void DiskCache::store(const std::string& key, const Binary& binary) {
   }
 }
 
-std::optional<std::string> DiskCache::load_note(const std::string& key) {
+std::optional<std::string> DiskCache::load_note(const std::string& key, NoteKind kind) {
+  const std::string path = CachePaths{folder_}.note(key, kind);
   std::string text;
-  if (!enabled() || !is_key(key) || !platform::read_file(CachePaths{folder_}.note(key), &text)) return std::nullopt;
+  if (!enabled() || !is_key(key) || !platform::read_file(path, &text)) return std::nullopt;
   const auto object = unseal(text);
   if (!object) {
-    platform::log(LogLevel::kInfo, "removing a damaged file: " + CachePaths{folder_}.note(key));
-    platform::remove_file(CachePaths{folder_}.note(key));
+    platform::log(LogLevel::kInfo, "removing a damaged file: " + path);
+    platform::remove_file(path);
     return std::nullopt;
   }
   return object->dump();
 }
 
-void DiskCache::store_note(const std::string& key, const std::string& json_object) {
+bool DiskCache::store_note(const std::string& key, const std::string& json_object, NoteKind kind) {
   const auto object = nlohmann::json::parse(json_object, nullptr, false);
-  if (!enabled() || !is_key(key) || !object.is_object()) return;
+  if (!enabled() || !is_key(key) || !object.is_object()) return false;
   const CachePaths paths{folder_};
-  const FileStatus status = write_to(paths.notes(), paths.note(key), seal(object));
-  if (!status) platform::log(LogLevel::kDebug, "cannot write " + paths.note(key) + ": " + status.message);
+  const FileStatus status = write_to(paths.notes(kind), paths.note(key, kind), seal(object));
+  if (!status) platform::log(LogLevel::kDebug, "cannot write " + paths.note(key, kind) + ": " + status.message);
+  return static_cast<bool>(status);
 }
 
 std::vector<CacheEntry> DiskCache::list() const {
@@ -206,10 +208,11 @@ CacheRemoval DiskCache::clear() {
     out.bytes += stored.bytes;
   }
   for (const Leftover& leftover : scan.leftovers) platform::remove_file(leftover.path);
+  const std::string facts = paths.notes(NoteKind::kFact);
   std::vector<platform::FileInfo> notes;
-  platform::list_folder(paths.notes(), &notes);
+  platform::list_folder(facts, &notes);
   for (const platform::FileInfo& note : notes) {
-    if (note.name.ends_with(kRecordSuffix)) platform::remove_file(platform::join(paths.notes(), note.name));
+    if (note.name.ends_with(kRecordSuffix)) platform::remove_file(platform::join(facts, note.name));
   }
   return out;
 }

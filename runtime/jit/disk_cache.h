@@ -3,6 +3,7 @@
 //   <folder>/entries/<2 hex>/<62 hex>.cubin   the bytes
 //   <folder>/entries/<2 hex>/<62 hex>.json    what the compiler said, and the SHA-256 of the bytes
 //   <folder>/notes/<64 hex>.json              small facts that are slow to find out (which NVRTC lies where)
+//   <folder>/tuned/<64 hex>.json              what was measured on this machine, which clear() leaves
 //
 // The .cubin is written first and the .json last, each by atomic replacement, so an entry exists once its .json does.
 // Whatever does not match its hash is deleted and counts as absent. The .json's time of modification says when the
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "jit/binary.h"
+#include "jit/cache_housekeeping.h"
 #include "platform/export.h"
 #include "platform/files.h"
 
@@ -58,12 +60,13 @@ class MAMBA_SCAN_API DiskCache {
   // Keeps an intact entry that is there already (another process was faster). Then holds the size limit.
   void store(const std::string& key, const Binary& binary);
 
-  std::optional<std::string> load_note(const std::string& key);
-  void store_note(const std::string& key, const std::string& json_object);
+  std::optional<std::string> load_note(const std::string& key, NoteKind kind = NoteKind::kFact);
+  // Whether it is there now.
+  bool store_note(const std::string& key, const std::string& json_object, NoteKind kind = NoteKind::kFact);
 
   std::vector<CacheEntry> list() const;  // most recently used first; does not read the binaries
   CacheVerification verify();            // reads everything, deletes what is broken
-  CacheRemoval clear();                  // notes and temporaries too
+  CacheRemoval clear();                  // facts and temporaries too, measurements not
 
   const std::string& folder() const { return folder_; }
   std::uint64_t limit_bytes() const { return limit_bytes_; }

@@ -303,11 +303,12 @@ std::string tune_json(const TuneOptions& options) {
   std::vector<Candidate> candidates;
   append(candidates, choices, device.report);
   Stopwatch stopwatch(scan.problem, device, stream.get());
+  const std::optional<TunedChoice> former = tuning.use(scan.problem, std::nullopt);
   try {
     measure(candidates, 0, scan.problem, device, tuning, stopwatch, options.seconds);
     if (options.thorough) refine(candidates, scan.problem, device, tuning, stopwatch, options.seconds);
   } catch (...) {
-    tuning.use(scan.problem, std::nullopt);
+    tuning.use(scan.problem, former);
     throw;
   }
   const std::size_t fastest = fastest_of(candidates);
@@ -315,8 +316,7 @@ std::string tune_json(const TuneOptions& options) {
   const bool kept = candidates[fastest].median() < kWorthIt * untuned;
   const Candidate& chosen = kept ? candidates[fastest] : candidates.front();
   const TunedChoice tuned{chosen.choice, describe(options), chosen.median(), untuned};
-  tuning.use(scan.problem, kept ? std::optional(tuned) : std::nullopt);
-  tuning.save();
+  const bool stored = tuning.keep(scan.problem, kept ? std::optional(tuned) : std::nullopt);
 
   Json report = {{"device", device.report.name}, {"problem", describe(options)}, {"candidates", Json::array()}};
   for (const Candidate& c : candidates) {
@@ -328,6 +328,10 @@ std::string tune_json(const TuneOptions& options) {
   report["us"] = chosen.median();
   report["untuned_us"] = untuned;
   report["kept"] = kept;
+  report["summary"] = !kept ? "nothing faster than the usual plan"
+                      : stored
+                          ? "kept for scans like this"
+                          : "faster than the usual plan, but not kept: the compile cache is off or cannot be written";
   return report.dump();
 }
 

@@ -150,15 +150,18 @@ Tuning::Tuning(jit::DiskCache& cache, const driver::DeviceReport& device) : cach
             " kHz, memory " + std::to_string(device.memory_clock_khz) + " kHz x " +
             std::to_string(device.memory_bus_bits) + " bits";
   key_ = jit::sha256_hex("tuned plans of " + device_);
-  load();
+  choices_ = kept();
+  empty_ = choices_.empty();
 }
 
-void Tuning::load() {
-  const std::optional<std::string> note = cache_.load_note(key_);
-  if (!note) return;
-  const auto ignore = [&](const std::string& why) {
+// What the note says, or nothing.
+std::map<std::uint64_t, TunedChoice> Tuning::kept() const {
+  const std::optional<std::string> note = cache_.load_note(key_, jit::NoteKind::kMeasurement);
+  if (!note) return {};
+  const auto ignore = [&](const std::string& why) -> std::map<std::uint64_t, TunedChoice> {
     platform::log(platform::LogLevel::kWarning,
                   "ignoring the tuned plans of " + device_ + ": " + why + "; `mamba-scan tune` measures them anew");
+    return {};
   };
   try {
     const Json json = Json::parse(*note);
@@ -175,10 +178,9 @@ void Tuning::load() {
       if (!is_possible(tuned.choice)) return ignore("a choice for " + tuned.problem + " cannot be");
       choices[std::stoull(entry.at("class").get<std::string>(), nullptr, 16)] = tuned;
     }
-    choices_ = std::move(choices);
-    empty_ = choices_.empty();
+    return choices;
   } catch (const std::exception& error) {
-    ignore(error.what());
+    return ignore(error.what());
   }
 }
 
@@ -200,19 +202,20 @@ std::optional<TunedChoice> Tuning::use(const SelectiveScanProblem& problem, std:
   return former;
 }
 
-void Tuning::save() const {
+bool Tuning::keep(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice) {
+  use(problem, choice);
+  std::map<std::uint64_t, TunedChoice> choices = kept();
+  choices.erase(problem_class(problem));
+  if (choice) choices[problem_class(problem)] = *std::move(choice);
   Json json = {{"version", package_version()}, {"device", device_}, {"choices", Json::array()}};
-  {
-    const std::lock_guard lock(mutex_);
-    for (const auto& [key, tuned] : choices_) {
-      Json& entry = json["choices"].emplace_back(choice_to_json(tuned.choice));
-      entry["class"] = hex(key);
-      entry["problem"] = tuned.problem;
-      entry["us"] = tuned.us;
-      entry["untuned_us"] = tuned.untuned_us;
-    }
+  for (const auto& [key, tuned] : choices) {
+    Json& entry = json["choices"].emplace_back(choice_to_json(tuned.choice));
+    entry["class"] = hex(key);
+    entry["problem"] = tuned.problem;
+    entry["us"] = tuned.us;
+    entry["untuned_us"] = tuned.untuned_us;
   }
-  cache_.store_note(key_, json.dump());
+  return cache_.store_note(key_, json.dump(), jit::NoteKind::kMeasurement);
 }
 
 Tuning& device_tuning(const DeviceContext& device) {

@@ -57,16 +57,17 @@ class MAMBA_SCAN_API Tuning {
 
   std::optional<PlanChoice> find(const SelectiveScanProblem& problem) const;
 
-  // For this process alone, or as well for those to come. Nothing: the model's choice again. Returns what was used.
+  // For this process. Nothing: the model's choice again. Returns what was used.
   std::optional<TunedChoice> use(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice);
+
+  // The same for those to come, too, beside what other processes have kept since. Whether the cache has it now.
+  bool keep(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice);
 
   // Another one whenever find() may answer differently.
   std::uint64_t version() const { return version_.load(std::memory_order_acquire); }
 
-  void save() const;
-
  private:
-  void load();
+  std::map<std::uint64_t, TunedChoice> kept() const;
 
   jit::DiskCache& cache_;
   std::string device_;  // for people, in the note

@@ -320,7 +320,8 @@ TEST(DiskCache, ListsVerifiesAndClears) {
   DiskCache cache(scratch.path(), kPlenty);
   const CachePaths paths{scratch.path()};
   for (const char* name : {"a", "b", "c"}) cache.store(key_of(name), make_binary(name));
-  cache.store_note(key_of("note"), "{\"x\": 1}");
+  EXPECT_TRUE(cache.store_note(key_of("note"), "{\"x\": 1}"));
+  EXPECT_TRUE(cache.store_note(key_of("note"), "{\"y\": 2}", NoteKind::kMeasurement));
   platform::set_modified(paths.record(key_of("b")), std::chrono::system_clock::now() + std::chrono::hours(1));
   const auto entries = cache.list();
   ASSERT_EQ(entries.size(), 3u);
@@ -337,7 +338,9 @@ TEST(DiskCache, ListsVerifiesAndClears) {
   const CacheRemoval removal = cache.clear();
   EXPECT_EQ(removal.entries, 2u);
   EXPECT_GT(removal.bytes, 0u);
-  EXPECT_EQ(files_below(scratch.path()), 0u);
+  EXPECT_FALSE(cache.load_note(key_of("note")));
+  EXPECT_EQ(cache.load_note(key_of("note"), NoteKind::kMeasurement), "{\"y\":2}") << "it cannot be found out again";
+  EXPECT_EQ(files_below(scratch.path()), 1u);
 }
 
 TEST(DiskCache, NotesSurviveAndDamagedOnesVanish) {
@@ -347,7 +350,7 @@ TEST(DiskCache, NotesSurviveAndDamagedOnesVanish) {
   EXPECT_FALSE(cache.load_note(key));
   cache.store_note(key, "{\"x\": 1}");
   EXPECT_EQ(cache.load_note(key), "{\"x\":1}");
-  const std::string path = CachePaths{scratch.path()}.note(key);
+  const std::string path = CachePaths{scratch.path()}.note(key, NoteKind::kFact);
   std::string text = read(path);
   text[text.find('1')] = '2';
   write(path, text);

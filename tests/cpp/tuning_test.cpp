@@ -36,7 +36,7 @@ class TuningTest : public testing::Test {
 
   // The one note there is.
   std::string note() const {
-    const std::string folder = platform::join(scratch / "cache", "notes");
+    const std::string folder = platform::join(scratch / "cache", "tuned");
     std::vector<platform::FileInfo> files;
     platform::list_folder(folder, &files);
     EXPECT_EQ(files.size(), 1u);
@@ -53,13 +53,34 @@ TEST_F(TuningTest, IsFoundAgainByTheNextProcessOnTheSameKindOfDevice) {
   {
     Tuning tuning(cache, some_device());
     EXPECT_EQ(tuning.find(p), std::nullopt);
-    tuning.use(p, some_choice());
-    tuning.save();
+    EXPECT_TRUE(tuning.keep(p, some_choice()));
   }
   EXPECT_EQ(Tuning(cache, some_device()).find(p), some_choice().choice);
   EXPECT_EQ(Tuning(cache, some_device("Another GPU")).find(p), std::nullopt);
   EXPECT_EQ(Tuning(cache, some_device("Some GPU", 80)).find(p), std::nullopt);
   EXPECT_TRUE(log.at(platform::LogLevel::kWarning).empty());
+}
+
+TEST_F(TuningTest, KeepsWhatOtherProcessesHaveKeptSince) {
+  const SelectiveScanProblem p = problem_of(1, 16384, 2048), q = problem_of(2, 512, 96);
+  Tuning first(cache, some_device()), second(cache, some_device());
+  first.use(problem_of(3, 100, 10), some_choice());  // for this process
+  EXPECT_TRUE(first.keep(p, some_choice()));
+  EXPECT_TRUE(second.keep(q, some_choice()));
+  EXPECT_EQ(Tuning(cache, some_device()).find(p), some_choice().choice);
+  EXPECT_EQ(Tuning(cache, some_device()).find(q), some_choice().choice);
+  EXPECT_EQ(Tuning(cache, some_device()).find(problem_of(3, 100, 10)), std::nullopt);
+  EXPECT_TRUE(first.keep(p, std::nullopt));
+  EXPECT_EQ(Tuning(cache, some_device()).find(p), std::nullopt);
+  EXPECT_EQ(Tuning(cache, some_device()).find(q), some_choice().choice);
+}
+
+TEST_F(TuningTest, SaysThatNothingCanBeKept) {
+  jit::DiskCache off("", 0);
+  const SelectiveScanProblem p = problem_of(1, 16384, 2048);
+  Tuning tuning(off, some_device());
+  EXPECT_FALSE(tuning.keep(p, some_choice()));
+  EXPECT_EQ(tuning.find(p), some_choice().choice) << "this process can use it";
 }
 
 TEST_F(TuningTest, IsForScansAlikeAndNoOthers) {
@@ -88,8 +109,7 @@ TEST_F(TuningTest, ADamagedNoteIsAsIfItWereNotThere) {
   const SelectiveScanProblem p = problem_of(1, 16384, 2048);
   {
     Tuning tuning(cache, some_device());
-    tuning.use(p, some_choice());
-    tuning.save();
+    EXPECT_TRUE(tuning.keep(p, some_choice()));
   }
   test::write_plainly(note(), "{\"version\": \"0.1");
   EXPECT_EQ(Tuning(cache, some_device()).find(p), std::nullopt);
@@ -100,14 +120,13 @@ TEST_F(TuningTest, ADamagedNoteIsAsIfItWereNotThere) {
 TEST_F(TuningTest, ANoteOfAnotherVersionOrOfNonsenseIsIgnoredAndSaysSo) {
   const SelectiveScanProblem p = problem_of(1, 16384, 2048);
   Tuning tuning(cache, some_device());
-  tuning.use(p, some_choice());
-  tuning.save();
+  tuning.keep(p, some_choice());
   const std::string path = note();
   const std::string key = path.substr(path.size() - 64 - std::string(".json").size(), 64);
-  const auto good = nlohmann::json::parse(*cache.load_note(key));
+  const auto good = nlohmann::json::parse(*cache.load_note(key, jit::NoteKind::kMeasurement));
 
   const auto expect_ignored = [&](const nlohmann::json& changed, const std::string& why) {
-    cache.store_note(key, changed.dump());
+    cache.store_note(key, changed.dump(), jit::NoteKind::kMeasurement);
     const std::size_t before = log.at(platform::LogLevel::kWarning).size();
     EXPECT_EQ(Tuning(cache, some_device()).find(p), std::nullopt) << why;
     const auto lines = log.at(platform::LogLevel::kWarning);

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{report['device']}: {report['problem']}")
         for index, candidate in enumerate(report["candidates"]):
             print(_line(candidate, index == report["chosen"]))
-        print("kept for scans like this" if report["kept"] else "nothing faster than the usual plan", flush=True)
+        print(report["summary"], flush=True)
     if options.json:
         print(json.dumps(reports, indent=2))
     return 0
