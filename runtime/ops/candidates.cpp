@@ -24,7 +24,10 @@ void Best::consider(const Candidate& c) {
 
 double memory_clocks(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
                      const driver::DeviceReport& device) {
-  const bool sectors = v.row_vector > 0 || fills_sectors(problem.y, problem, v.seq_contiguous, v.tile_columns());
+  // How long a call's rows of steps are, and where they begin, must not matter to an invariant scan.
+  const bool sectors =
+      v.row_vector > 0 || (v.chunk_invariant ? v.tile_columns() * element_size(v.dtype) % kSectorBytes == 0
+                                             : fills_sectors(problem.y, problem, v.seq_contiguous, v.tile_columns()));
   return clocks_of_memory(v, sectors, rows, slots, problem.seqlen,
                           {std::max(device.sm_count, 1), memory_bytes_per_clock(device)});
 }

@@ -166,8 +166,10 @@ double clocks_unprepared(ForwardVariant v, Index rows, Index slots, const Select
     const bool in_vectors = access == Access::kVectors && order != ProjectionOrder::kConstant;
     return in_vectors && projection_steps(tensor, {order, access}, v).advance == 0 ? Access::kWords : access;
   };
-  v.b_access = access(problem.B, v.b_order, v.b_access);
-  v.c_access = access(problem.C, v.c_order, v.c_access);
+  if (!v.chunk_invariant) {  // where B and C lie must not matter to an invariant scan
+    v.b_access = access(problem.B, v.b_order, v.b_access);
+    v.c_access = access(problem.C, v.c_order, v.c_access);
+  }
   return clocks_of_forward(v, rows, slots, problem, device);
 }
 

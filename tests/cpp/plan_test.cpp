@@ -454,12 +454,18 @@ TEST(Plan, CutsInvariantScansAtTheSameStepsWhateverTheirLength) {
   const auto pick = [&](Index low, Index high) { return std::uniform_int_distribution<Index>(low, high)(random); };
   int cut = 0, whole = 0;
   for (int i = 0; i < 300; ++i) {
-    const auto device = device_with(static_cast<int>(pick(1, 140)), pick(0, 1) ? 90 : 86);
-    const bool seq_last = pick(0, 1) == 1;
+    const auto device = test::h100_report(static_cast<int>(pick(1, 140)), pick(0, 1) ? 90 : 86);
+    const bool seq_last = pick(0, 1) == 1, with_all = pick(0, 1) == 1;
     const Index batch = pick(1, 9), dim = pick(1, 3000), dstate = pick(1, 300);
+    const auto dtype = static_cast<DType>(pick(0, 2));
     const auto plan_of = [&](Index seqlen) {
-      SelectiveScanProblem p = problem_of(batch, seqlen, dim, dstate, DType::kFloat16, seq_last);
+      SelectiveScanProblem p = problem_of(batch, seqlen, dim, dstate, dtype, seq_last);
+      if (with_all) p = test::full(p);
       p.chunk_invariant = true;
+      // Each call's tensors begin somewhere else.
+      for (SequenceTensor* tensor : {&p.u, &p.delta, &p.z, &p.y})
+        if (tensor->data != nullptr) tensor->data = reinterpret_cast<char*>(memory) + 4 * pick(0, 7);
+      for (ProjectionTensor* tensor : {&p.B, &p.C}) tensor->data = reinterpret_cast<char*>(memory) + 4 * pick(0, 7);
       return plan_forward(p, device);
     };
     const ForwardPlan longest = plan_of(1 << 15);
@@ -469,7 +475,8 @@ TEST(Plan, CutsInvariantScansAtTheSameStepsWhateverTheirLength) {
     if (longest.variant.cut) {
       EXPECT_EQ(kInvariantSteps % segment, 0);
     }
-    for (const Index seqlen : {Index{1}, Index{2}, pick(1, 255), Index{255}, Index{2048}, pick(2049, 1 << 15)}) {
+    for (const Index seqlen :
+         {Index{1}, Index{2}, pick(1, 255), Index{255}, Index{2048}, pick(2049, 1 << 15), Index{4097}}) {
       const ForwardPlan plan = plan_of(seqlen);
       const Index rows = rows_of(plan);
       EXPECT_EQ(rows, rows_of(longest));
