@@ -46,7 +46,7 @@ void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceRe
 // Complex states: see complex_lane.cuh. Where the final state replaces the initial one, a slot that still needs the
 // initial one may run after the slot that writes the final one; of invariant scans compose.cu has read it by then.
 // Invariant packed ones: see choose_invariant().
-bool may_be_cut(const SelectiveScanProblem& problem, const ForwardVariant& base);
+bool may_be_cut(const SelectiveScanProblem& problem);
 
 // Rows of this shape: of lanes, channels and states.
 void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceReport& device,

@@ -48,7 +48,7 @@ bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {
 Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,
                  bool whole_problem, const PlanChoice* wanted) {
   Best best(wanted);
-  const bool may_cut = may_be_cut(problem, base);
+  const bool may_cut = may_be_cut(problem);
   const bool may_serve = whole_problem && can_be_served(problem, device);
   for_each_shape(base, [&](const ForwardVariant& shape) {
     consider_forward(problem, device, shape, may_cut, best);

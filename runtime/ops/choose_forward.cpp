@@ -196,9 +196,9 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
   consider_tile(problem, device, v, may_cut, best);
 }
 
-bool may_be_cut(const SelectiveScanProblem& problem, const ForwardVariant& base) {
+bool may_be_cut(const SelectiveScanProblem& problem) {
   const bool in_place = problem.initial_state.data != nullptr && problem.initial_state.data == problem.final_state.data;
-  return !base.is_complex && (base.chunk_invariant ? !base.packed : !in_place);
+  return !problem.is_complex && (problem.chunk_invariant ? problem.cu_seqlens == nullptr : !in_place);
 }
 
 }  // namespace mamba_scan::ops

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "ops/candidates.h"
 #include "ops/ceil_div.h"
+#include "ops/memory_layout.h"
 #include "ops/plan.h"
 #include "ops/work.h"
 
@@ -13,8 +15,6 @@ constexpr double kSafety = 4;
 constexpr Index kChannelBlock = 128;  // a multiple of what any warp covers
 
 // ---- parts of a problem ----
-
-Index element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 void advance(SequenceTensor& tensor, Index elements, DType dtype) {
   if (tensor.data != nullptr) tensor.data = static_cast<char*>(tensor.data) + elements * element_size(dtype);
@@ -78,16 +78,70 @@ Index largest_share(Index units, const Fits& fits) {
   return ceil_div(std::max<Index>(units, 1), ceil_div(std::max<Index>(units, 1), low));
 }
 
+struct Clocks {
+  double hz, memory_bytes_per_second;
+};
+
+// For what an old driver does not tell: less than any GPU that runs these kernels has.
+Clocks clocks_of(const driver::DeviceReport& device) {
+  const double memory_hz = device.memory_clock_khz > 0 ? device.memory_clock_khz * 1e3 : 8e8;
+  const double bus_bytes = device.memory_bus_bits > 0 ? device.memory_bus_bits / 8.0 : 8;
+  return {device.clock_khz > 0 ? device.clock_khz * 1e3 : 5e8, 2 * memory_hz * bus_bytes};  // double data rate
+}
+
+// The roof, with a margin.
+double full_device_ms(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
+  const Clocks clocks = clocks_of(device);
+  SelectiveScanProblem launch = problem;
+  launch.dstate = most_states_at_once(problem);
+  // Whether a call passes states must not matter to how an invariant scan is divided.
+  if (problem.chunk_invariant) launch.initial_state.data = launch.final_state.data = const_cast<float*>(problem.A);
+  const Work work = forward_work(launch);
+  auto bytes = static_cast<double>(work.bytes);
+  // Of a tensor without adjacent elements each is a sector.
+  const SelectiveScanProblem scanned = in_scan_order(problem);
+  const bool seq_contiguous = is_seq_contiguous(scanned);
+  for (const SequenceTensor* tensor : {&scanned.u, &scanned.delta, &scanned.z, &scanned.y})
+    if (tensor->data != nullptr && access_of(*tensor, scanned, seq_contiguous, 1) == Access::kElementwise)
+      bytes += static_cast<double>(problem.batch * problem.seqlen * problem.dim) *
+               (kSectorBytes - element_size(problem.dtype));
+  const double exps_per_second = 16.0 * std::max(device.sm_count, 1) * clocks.hz;
+  return 1e3 * kSafety *
+         std::max(static_cast<double>(work.exps) / exps_per_second, bytes / clocks.memory_bytes_per_second);
+}
+
+// Of a step of sequences that run whole, however few they are: about 400 clocks for a warp on its own with complex
+// states, 80 with real ones. 0: they may be cut in time, and few sequences fill the device.
+double clocks_of_step(const SelectiveScanProblem& problem) {
+  if (may_be_cut(problem)) return 0;
+  return problem.is_complex ? 500 : 250;
+}
+
+// What fits in one launch as far as the dependence of steps on each other goes.
+Index most_steps(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
+  const double clocks = clocks_of_step(problem);
+  if (clocks == 0) return problem.seqlen;
+  const auto steps = static_cast<Index>(kLongestLaunchMs / 1e3 * clocks_of(device).hz / clocks);
+  return std::min(problem.seqlen, std::max<Index>(steps / kInvariantSteps, 1) * kInvariantSteps);
+}
+
 struct Shares {
   Index batch, channels, steps;
 };
 
 Shares share_out(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
-  const auto fits = [&](const SelectiveScanProblem& p) { return estimated_launch_ms(p, device) <= kLongestLaunchMs; };
+  const auto fits = [&](const SelectiveScanProblem& p) { return full_device_ms(p, device) <= kLongestLaunchMs; };
   const Index per_group = problem.dim / problem.ngroups;
   SelectiveScanProblem part = problem;
-  if (problem.chunk_invariant && problem.cu_seqlens == nullptr) part.seqlen = kInvariantSteps;
-
+  part.seqlen = most_steps(problem, device);
+  if (problem.chunk_invariant) {  // neither a call's length nor how its inputs lie in memory may matter
+    part.seqlen = kInvariantSteps;
+    for (SequenceTensor* tensor : {&part.u, &part.delta, &part.z}) {
+      void* const data = tensor->data;
+      *tensor = part.y;
+      tensor->data = data;
+    }
+  }
   part.batch = largest_share(problem.batch, [&](Index count) { return fits(some_batches(part, 0, count)); });
   if (part.batch == 1 && !fits(part)) {
     const Index groups =
@@ -100,11 +154,11 @@ Shares share_out(const SelectiveScanProblem& problem, const driver::DeviceReport
                                        [&](Index count) { return fits(some_channels(part, 0, channels(count))); });
     part = some_channels(part, 0, channels(blocks));
   }
-  part.seqlen = problem.seqlen;
-  Index steps = problem.seqlen;
-  if (!fits(part))
-    steps = kInvariantSteps * largest_share(ceil_div(problem.seqlen, kInvariantSteps), [&](Index count) {
-              return fits(some_steps(part, 0, std::min(count * kInvariantSteps, problem.seqlen)));
+  const SelectiveScanProblem whole = some_channels(some_batches(problem, 0, part.batch), 0, part.dim);
+  Index steps = most_steps(problem, device);
+  if (!fits(some_steps(whole, 0, steps)))
+    steps = kInvariantSteps * largest_share(ceil_div(steps, kInvariantSteps), [&](Index count) {
+              return fits(some_steps(whole, 0, std::min(count * kInvariantSteps, problem.seqlen)));
             });
   return {part.batch, part.dim, steps};
 }
@@ -138,21 +192,8 @@ void cut_in_time(const SelectiveScanProblem& p, Index steps, LaunchSplit& split)
 }  // namespace
 
 double estimated_launch_ms(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
-  // For what an old driver does not tell: less than any GPU that runs these kernels has.
-  const double clock_hz = device.clock_khz > 0 ? device.clock_khz * 1e3 : 5e8;
-  const double memory_clock_hz = device.memory_clock_khz > 0 ? device.memory_clock_khz * 1e3 : 8e8;
-  const double bus_bytes = device.memory_bus_bits > 0 ? device.memory_bus_bits / 8.0 : 8;
-  const double exps_per_second = 16.0 * std::max(device.sm_count, 1) * clock_hz;
-  const double bytes_per_second = 2 * memory_clock_hz * bus_bytes;  // double data rate
-  SelectiveScanProblem launch = problem;
-  launch.dstate = most_states_at_once(problem);
-  const Work work = forward_work(launch);
-  const double roof =
-      std::max(static_cast<double>(work.exps) / exps_per_second, static_cast<double>(work.bytes) / bytes_per_second);
-  // Complex sequences run whole, however few they are: about 400 clocks a step for a warp on its own.
-  constexpr double kClocksOfAStep = 500;
-  const double chain = problem.is_complex ? static_cast<double>(problem.seqlen) * kClocksOfAStep / clock_hz : 0;
-  return 1e3 * std::max(kSafety * roof, chain);
+  const double chain = static_cast<double>(problem.seqlen) * clocks_of_step(problem) / clocks_of(device).hz;
+  return std::max(full_device_ms(problem, device), 1e3 * chain);
 }
 
 bool needs_split(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {

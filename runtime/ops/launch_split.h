@@ -15,8 +15,8 @@ namespace mamba_scan::ops {
 constexpr double kLongestLaunchMs = 100;
 
 // How long a launch for this problem may take: the roof of the device as its clocks and widths have it, times a safety
-// factor of 4; for complex states no less than the dependent steps of a sequence take. Of the slices of more states
-// than one launch scans, the time of one.
+// factor of 4; for scans that cannot be cut in time no less than the dependent steps of a sequence take. Of the slices
+// of more states than one launch scans, the time of one.
 MAMBA_SCAN_API double estimated_launch_ms(const SelectiveScanProblem& problem, const driver::DeviceReport& device);
 
 // Part of a scan, a problem of its own.
@@ -38,8 +38,8 @@ MAMBA_SCAN_API bool needs_split(const SelectiveScanProblem& problem, const drive
 
 // Divides the batch first, then groups, then the channels of a group, then time, at multiples of kInvariantSteps in the
 // order of scanning. Where packed sequences end only the device knows, so the states of all of them are handed on. With
-// chunk_invariant, unless packed, batch and channels are divided by what kInvariantSteps steps of them take, so that
-// the parts do not depend on seqlen, nor the result on where the caller cuts.
+// chunk_invariant, batch and channels are divided by what kInvariantSteps steps of them take, so that the parts do not
+// depend on seqlen, nor the result on where the caller cuts.
 MAMBA_SCAN_API LaunchSplit split_launches(const SelectiveScanProblem& problem, const driver::DeviceReport& device);
 
 // Lays the states that pieces hand on into `scratch`, which has split.state_bytes.

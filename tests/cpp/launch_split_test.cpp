@@ -68,6 +68,20 @@ TEST(LaunchSplit, EstimatesTheRoofOfTheDevice) {
   auto narrow = problem_of(1, 1 << 18, 8);
   narrow.is_complex = true;
   EXPECT_NEAR(estimated_launch_ms(narrow, card()), 131.1, 0.1);
+  // Nor can a packed one that has to be invariant, or one whose final state replaces the initial one: 250 clocks.
+  static const int ends[2] = {};
+  auto packed = problem_of(1, 1 << 18, 8);
+  packed.cu_seqlens = ends, packed.sequences = 1;
+  EXPECT_LT(estimated_launch_ms(packed, card()), 2);
+  packed.chunk_invariant = true;
+  EXPECT_NEAR(estimated_launch_ms(packed, card()), 65.5, 0.1);
+  auto in_place = problem_of(1, 1 << 18, 8);
+  in_place.initial_state = in_place.final_state = {memory, 128, 16, 1};
+  EXPECT_NEAR(estimated_launch_ms(in_place, card()), 65.5, 0.1);
+  // Elements apart are a sector of 32 bytes each: of one tensor of three.
+  auto apart = problem_of(1, 1 << 20, 2048, 1);
+  apart.u.dim_stride = 2, apart.u.seq_stride = 4096;
+  EXPECT_NEAR(estimated_launch_ms(apart, card()), 4 * 80.5 * (32 + 2 + 2) / 6, 2);
   driver::DeviceReport unknown = card();
   unknown.clock_khz = unknown.memory_clock_khz = unknown.memory_bus_bits = 0;
   EXPECT_GT(estimated_launch_ms(problem_of(1, 1 << 18, 2048), unknown),
@@ -139,6 +153,19 @@ TEST(LaunchSplit, PartsOfAPackedRowCountFromItsFirstStep) {
   }
 }
 
+// Dividing channels does not shorten a sequence.
+TEST(LaunchSplit, LongSequencesThatRunWholeAreDividedInTimeAlone) {
+  auto p = problem_of(2, 1 << 19, 256, 1);
+  p.is_complex = true;
+  const LaunchSplit split = split_launches(p, card());
+  ASSERT_EQ(split.pieces.size(), 3u);  // of 0.2 million steps
+  for (const LaunchPiece& piece : split.pieces) {
+    EXPECT_EQ(piece.problem.batch, 2);
+    EXPECT_EQ(piece.problem.dim, 256);
+  }
+  EXPECT_FALSE(split.pieces[2].gives_state);
+}
+
 TEST(LaunchSplit, PartsOfAnInvariantScanDoNotDependOnItsLength) {
   std::mt19937 random(std::random_device{}());
   for (int i = 0; i < 200; ++i) {
@@ -146,8 +173,14 @@ TEST(LaunchSplit, PartsOfAnInvariantScanDoNotDependOnItsLength) {
     const Index groups = pick(1, 3);
     auto p = problem_of(pick(1, 100), 1, groups * pick(1, 3000), pick(1, 300), groups);
     p.chunk_invariant = true;
+    static const int ends[3] = {};
+    if (pick(0, 2) == 0) p.batch = 1, p.cu_seqlens = ends, p.sequences = 2;
     const auto parts = [&](Index seqlen) {
       p.seqlen = seqlen;
+      p.u.dim_stride = pick(1, 2);
+      p.initial_state = p.final_state = {};
+      if (pick(0, 1)) p.initial_state = {memory, 0, p.dstate, 1};
+      if (pick(0, 1)) p.final_state = {memory, 0, p.dstate, 1};
       if (!needs_split(p, card())) return std::pair{p.batch, p.dim};
       const LaunchPiece first = split_launches(p, card()).pieces.front();
       return std::pair{first.problem.batch, first.problem.dim};
