@@ -4,9 +4,10 @@
 //   carry[n] = sum_t exp(A[n] * R_t) * delta_t * u_t * B_t[n]      R_t = sum of delta over the steps after t
 //
 // A sum, not a recurrence, so it runs backwards from the piece's end and stops when exp(A * R_t) has become negligible
-// for every state of the warp; registers s whose states have decayed in all lanes are dropped before that.
+// for every state of the warp; registers s whose states have decayed in all lanes are dropped before that. This takes
+// delta not to be negative, so that what has decayed stays so.
 //
-// Grid and constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
+// A block is one warp and has a slot; constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
 #define MS_INTERLEAVED_STATES 1
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_values.cuh"

@@ -1,5 +1,4 @@
-// The argument of selective_scan/{forward,served,relay,relay_served,carry,compose,prepare}.cu: the problem and how it
-// is cut into pieces.
+// The argument of every kernel in this folder: the problem and how it is cut into pieces.
 #pragma once
 
 #include "selective_scan/problem.h"

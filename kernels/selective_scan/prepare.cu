@@ -1,6 +1,6 @@
-// B and C of all steps in fp32, in the order in which the scan's lanes read them (place_of_state() of forward.cu), once
-// for all the warps that read them rather than by each of them anew. Reference: expand_projection() in tile_values.cuh,
-// with which the scan does the same for itself when it is not prepared.
+// B and C of all steps in fp32, in the order in which the scan's lanes read them (place_of_state() of tile_values.cuh),
+// once for all the warps that read them rather than by each of them anew. Reference: expand_projection(), with which
+// the scan does the same for itself when it is not prepared.
 //
 //   prepared_B, prepared_C     [batch, group][step][padded state]     steps rounded up to whole tiles
 //

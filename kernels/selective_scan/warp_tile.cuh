@@ -1,6 +1,5 @@
-// What forward.cu, served.cu, carry.cu, compose.cu and prepare.cu share: how a warp's lanes, channels and states are
-// laid out, which pieces of which rows a warp works on, and what it has in shared memory. tile_rows.cuh and
-// tile_copy.cuh bring tiles there, tile_values.cuh reads them.
+// What the kernels share: how a warp's lanes, channels and states are laid out, which pieces of which rows a warp works
+// on, and what it has in shared memory. tile_rows.cuh and tile_copy.cuh bring tiles there, tile_values.cuh reads them.
 //
 // A block is one warp, or a few: in relay.cu, served.cu and relay_served.cu these wait for what another one does, and
 // in forward.cu, where rows may go abreast, all together twice a tile. A lane owns MS_CHANNELS channels and MS_STATES

@@ -158,7 +158,9 @@ def selective_scan(
     u : Tensor, (b, l, d)
         Input; float32, float16 or bfloat16, any strides. ``layout="bdl"``: (b, d, l).
     delta : Tensor, shape and dtype of u
-        Step size, before bias and softplus.
+        Step size, before bias and softplus; after them not negative, as a step in time is. Long scans are cut in time
+        on a GPU, and take what has decayed to less than 2^-32 (16-bit inputs: 2^-24) as gone, which a negative step
+        could bring back.
     A : Tensor, (d, n)
         State decay, normally negative. Any real floating dtype, computed in float32; or complex, computed in
         complex64: then h is complex, B, C and the states are too, and y takes twice the real part of the sum.

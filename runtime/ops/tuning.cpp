@@ -127,7 +127,7 @@ std::vector<ExpectedChoice> plan_choices_near(const SelectiveScanProblem& proble
     add(detail, choice.*detail / 2);
     add(detail, choice.*detail * 2);
   }
-  if (choice.served) return neighbours;  // four stages, and a block for each multiprocessor
+  if (choice.served) return neighbours;  // their stages and blocks go together, by what shared memory holds
   if (!choice.whole_rows) {
     add(&PlanChoice::stages, choice.stages - 1);
     add(&PlanChoice::stages, choice.stages + 1);
