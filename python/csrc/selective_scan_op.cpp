@@ -85,14 +85,12 @@ void forward(StableIValue* stack, const Launch& launch) {
   slots.describe_all();
   ForwardCall call = build_forward(slots.arguments);
   ForwardOutputs outputs = allocate_outputs(slots, call);
-  const SelectiveScanProblem& problem = call.problem;
-  if (problem.batch > 0 && problem.dim > 0) {
-    if (problem.seqlen > 0) {
-      launch(problem, slots.arguments.u);
-    } else {
-      pass_state_on(slots, outputs);
-    }
+  SelectiveScanProblem& problem = call.problem;
+  if (problem.seqlen == 0 && problem.batch > 0 && problem.dim > 0) {
+    pass_state_on(slots, outputs);
+    problem.final_state = {};
   }
+  launch(problem, slots.arguments.u);  // checks its values even where nothing is to be scanned
   stack[0] = give_tensor(std::move(outputs.y));
   stack[1] = give_tensor(std::move(outputs.final_state));
 }

@@ -12,7 +12,7 @@ import torch
 from . import demo_files, roof
 from ._process import peak_memory_bytes
 from .demo_data import Chunk, ChunkSource, Reference
-from .streaming import StreamingScan
+from .streaming import StreamingScan, usable_device
 
 SEQLEN = 1280 * 1280
 DSTATE = 16
@@ -153,10 +153,8 @@ def _progress_bar(total: int, quiet: bool) -> AbstractContextManager:
 
 
 def _resolve(options: argparse.Namespace) -> ChunkSource:
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"), "demo")
     on_gpu = device.type == "cuda"
-    if on_gpu and not torch.cuda.is_available():
-        raise ValueError(f"demo: --device is {device}, but this torch sees no GPU; needs cpu or a CUDA build of torch")
     dtype = DTYPES[options.dtype or ("float16" if on_gpu else "float32")]
     chunk = (65536 if on_gpu else 1024) if options.chunk is None else options.chunk
     for name, value in (("seqlen", options.seqlen), ("chunk", chunk), ("dim", options.dim)):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from ._arguments import check_arguments, check_sequences
 from ._library import selective_scan_forward as _forward
@@ -43,6 +44,17 @@ def _is_ready(
         and (delta_bias is None or (delta_bias.dtype is _FLOAT32 and delta_bias.is_contiguous()))
         and (initial_state is None or initial_state.dtype is _FLOAT32)
         and (cu_seqlens is None or cu_seqlens.is_contiguous())
+    )
+
+
+def _are_flags(delta_softplus: bool, _: bool, return_final_state: bool, reverse: bool, chunk_invariant: bool) -> bool:
+    """Whether every option is True or False; the operator would also take 2 and None."""
+    return (
+        delta_softplus.__class__
+        is return_final_state.__class__
+        is reverse.__class__
+        is chunk_invariant.__class__
+        is bool
     )
 
 
@@ -125,6 +137,12 @@ def _needs_grad(arguments: tuple[Any, ...]) -> bool:
         if tensor is not None and tensor.requires_grad:
             return True
     return False
+
+
+def _refuse_tangents(tensors: _Tensors) -> None:
+    """Raise for forward-mode tangents, which an operator without a formula for them loses without a word."""
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError("selective_scan has no forward-mode derivative: its inputs may not carry tangents.")
 
 
 def selective_scan(
@@ -211,7 +229,7 @@ def selective_scan(
     ValueError
         An argument cannot be served: the message names it, what it has and what it needs. Nothing has run then.
     NotImplementedError
-        On a backward pass through the result: this version has none.
+        On a backward pass through the result, and for inputs with forward-mode tangents: this version has neither.
 
     Notes
     -----
@@ -232,8 +250,10 @@ def selective_scan(
         y, state = _forward(*_converted(*tensors), *options)
         return (y, _as_complex(state, A)) if return_final_state else y
 
+    if forward_ad._current_level >= 0:  # cheaper than to ask each tensor; functorch's jvp has one, too
+        _refuse_tangents(tensors)
     try:
-        if (seq_last or layout == "bld") and _is_ready(*tensors):
+        if (seq_last or layout == "bld") and _is_ready(*tensors) and _are_flags(*options):
             arguments = tensors + options
         else:
             check_arguments(tensors, layout, **_flags(options))

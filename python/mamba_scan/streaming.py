@@ -69,7 +69,7 @@ class StreamingScan:
             if vector is not None and tuple(vector.shape) != (A.shape[0],):
                 shape, needed = tuple(vector.shape), (A.shape[0],)
                 raise ValueError(f"StreamingScan: {name} has shape {shape}; needs {needed} = (dim,)")
-        device = A.device if device is None else torch.device(device)
+        device = A.device if device is None else usable_device(device, "StreamingScan")
         self._A = _parameter(A, device)
         self._D = None if D is None else _parameter(D, device)
         self._delta_bias = None if delta_bias is None else _parameter(delta_bias, device)
@@ -104,6 +104,8 @@ class StreamingScan:
 
     def go_on_from(self, state: torch.Tensor, position: int) -> None:
         """Take over a state, (b, d, n), that another scan had after ``position`` steps."""
+        if not isinstance(state, torch.Tensor):
+            raise ValueError(f"StreamingScan: the state has type {type(state).__name__}; needs a torch.Tensor")
         needed = self.state_shape(state.shape[0] if state.ndim == 3 else 1)
         if tuple(state.shape) != needed:
             raise ValueError(f"StreamingScan: the state has shape {tuple(state.shape)}; needs {needed}")
@@ -145,7 +147,12 @@ class StreamingScan:
             As :func:`mamba_scan.selective_scan` does, and when the batch size differs from that of earlier chunks.
             The state is then what it was.
         """
-        if self._state is not None and u.ndim == 3 and u.shape[0] != self._state.shape[0]:
+        if (
+            self._state is not None
+            and isinstance(u, torch.Tensor)
+            and u.ndim == 3
+            and u.shape[0] != self._state.shape[0]
+        ):
             raise ValueError(
                 f"StreamingScan: u has batch {u.shape[0]}; needs {self._state.shape[0]}, the batch of the stream "
                 "(reset() begins a new one)"
@@ -198,6 +205,8 @@ class StreamingScan:
             It comes from a stream with other weights, options or shapes; the message says which. Nothing has
             changed then.
         """
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"StreamingScan: the state has type {type(state_dict).__name__}; needs a dict")
         missing = {"version", "options", "position", "state"} - state_dict.keys()
         if missing:
             raise ValueError(f"StreamingScan: the state lacks {sorted(missing)}; needs what state_dict() returned")
@@ -209,7 +218,7 @@ class StreamingScan:
                 raise ValueError(f"StreamingScan: the state has {name} = {saved.get(name)!r}; needs {own!r}")
         state = state_dict["state"]
         if state is not None:
-            if state.ndim != 3 or tuple(state.shape[1:]) != tuple(self._A.shape):
+            if isinstance(state, torch.Tensor) and (state.ndim != 3 or tuple(state.shape[1:]) != tuple(self._A.shape)):
                 needed = ("batch", *self._A.shape)
                 raise ValueError(f"StreamingScan: the state has shape {tuple(state.shape)}; needs {needed}")
             self.go_on_from(state, int(state_dict["position"]))
@@ -228,6 +237,20 @@ class StreamingScan:
             "delta_bias": self._delta_bias is not None,
             "weights": fingerprint(self._A, self._D, self._delta_bias),
         }
+
+
+def usable_device(device: torch.device | str, who: str) -> torch.device:
+    """Return a device that scans can run on, or raise a ValueError."""
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{who}: device is {device!r}; needs cpu, cuda or cuda:N") from error
+    if wanted.type not in ("cpu", "cuda"):
+        raise ValueError(f"{who}: device is {wanted}; needs cpu, cuda or cuda:N")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ValueError(f"{who}: device is {wanted}, and this torch sees {found} GPUs; needs one of them, or cpu")
+    return wanted
 
 
 def _parameter(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -64,6 +64,7 @@ CASES = {
     "delta_softplus": ({"delta_softplus": "yes"}, "delta_softplus is 'yes'; needs True or False"),
     "return_final_state": ({"return_final_state": "no"}, "return_final_state is 'no'; needs True or False"),
     "reverse": ({"reverse": "yes"}, "reverse is 'yes'; needs True or False"),
+    "reverse as a number": ({"reverse": 1}, "reverse is 1; needs True or False"),
     "chunk_invariant": ({"chunk_invariant": "no"}, "chunk_invariant is 'no'; needs True or False"),
     "meta": ({"delta": torch.empty(2, 33, 24, device="meta")}, "delta has device meta; needs cpu, the device of u"),
 }
@@ -104,6 +105,13 @@ PACKED_CASES = {
     "short": (packed(0, 10, 32), "cu_seqlens has last element 32; needs 33 = seqlen"),
     "long": (packed(0, 10, 34), "cu_seqlens has last element 34; needs 33 = seqlen"),
 }
+
+
+@pytest.mark.parametrize("values", [(0, 5), (3, 3), (0, 5, 0)])
+def test_the_values_of_cu_seqlens_are_checked_without_a_step_too(values):
+    problem = {name: x[:, :0] if name in ("u", "delta", "B", "C", "z") else x for name, x in packed(*values).items()}
+    with pytest.raises(ValueError, match="cu_seqlens has "):
+        mamba_scan.selective_scan(**problem)
 
 
 @pytest.mark.parametrize("case", PACKED_CASES)

@@ -234,6 +234,10 @@ def test_a_state_of_other_sizes_is_refused():
         make_stream(problem).load_state_dict(donor.state_dict() | {"version": 99})
     with pytest.raises(ValueError, match="the state lacks"):
         make_stream(problem).load_state_dict({})
+    with pytest.raises(ValueError, match="the state has type int; needs a dict"):
+        make_stream(problem).load_state_dict(5)
+    with pytest.raises(ValueError, match=r"the state has type ndarray; needs a torch\.Tensor"):
+        make_stream(problem).load_state_dict(donor.state_dict() | {"state": donor.state.cpu().numpy()})
 
 
 def test_a_refused_chunk_leaves_the_stream_as_it_was():
@@ -243,6 +247,8 @@ def test_a_refused_chunk_leaves_the_stream_as_it_was():
     state = stream.state
     with pytest.raises(ValueError, match="u has batch 3; needs 2, the batch of the stream"):
         step(stream, without_state(batch=3), 10, 33)
+    with pytest.raises(ValueError, match=r"selective_scan: u has type list; needs a torch\.Tensor"):
+        stream.step([1], problem["delta"], problem["B"], problem["C"])
     with pytest.raises(ValueError, match="selective_scan: delta has shape"):
         stream.step(problem["u"], problem["delta"][:, :5], problem["B"], problem["C"])
     assert stream.state is state
@@ -259,6 +265,9 @@ def test_a_refused_chunk_leaves_the_stream_as_it_was():
         ({"D": torch.zeros(3)}, r"D has shape \(3,\); needs \(24,\) = \(dim,\)"),
         ({"delta_bias": torch.zeros(24, 1)}, r"delta_bias has shape \(24, 1\); needs \(24,\)"),
         ({"layout": "dbl"}, "layout is 'dbl'; needs 'bld'"),
+        ({"device": "foo"}, "device is 'foo'; needs cpu, cuda or cuda:N"),
+        ({"device": "meta"}, "device is meta; needs cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, "device is cuda:99, and this torch sees"),
     ],
 )
 def test_bad_parameters(arguments, message):

@@ -188,6 +188,23 @@ def test_forward_works_where_gradients_are_recorded_and_backward_says_it_is_miss
         y.sum().backward()
 
 
+@pytest.mark.parametrize("name", OPERATOR_ORDER)
+def test_tangents_of_forward_mode_are_refused_and_not_lost(device, name):
+    problem = make_problem(device=device)
+    primal = problem.pop(name)
+
+    def scan(value):
+        return mamba_scan.selective_scan(**problem, **{name: value})
+
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(scan, (primal,), (torch.ones_like(primal),))
+    with torch.autograd.forward_ad.dual_level():
+        scan(primal)  # without a tangent
+        dual = torch.autograd.forward_ad.make_dual(primal, torch.ones_like(primal))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            scan(dual)
+
+
 @pytest.mark.parametrize("name", ["A", "B", "C", "initial_state"])
 def test_complex_arguments_record_gradients_too(device, name):
     problem = make_problem(is_complex=True, device=device)
