@@ -5,6 +5,7 @@
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -97,6 +98,13 @@ struct Builder::State {
     if (!slot) slot = NvrtcLibrary::load(path);
     return slot;
   }
+
+  // What a library that is loaded says of itself, in place of what was said of its file before.
+  void correct(const NvrtcLibrary& library) {
+    std::lock_guard lock(mutex);
+    for (auto& [capability, choice] : choices)
+      if (choice.path == library.path()) choice.facts = library.facts();
+  }
 };
 
 Builder::Builder() : Builder(KernelSources::from_environment(), DiskCache::from_environment(), nullptr) {}
@@ -152,12 +160,22 @@ std::string Builder::cache_key(const Variant& variant, int capability) { return 
 Binary Builder::build(const Variant& variant, int capability) {
   Report report(state_->recorder.load(), variant);
   try {
-    const Plan plan = this->plan(variant, capability);
+    Plan plan = this->plan(variant, capability);
     report.set_plan(plan.target.arch, plan.key);
-    if (plan.target.is_ptx) warn_of_ptx(plan.target, capability, plan.nvrtc);
     std::optional<Binary> binary = cache_->load(plan.key);
+    std::shared_ptr<const NvrtcLibrary> nvrtc;
     if (!binary) {
-      binary = compile(*state_->library(plan.nvrtc.path), variant, plan.bundle, plan.target, plan.options);
+      nvrtc = state_->library(plan.nvrtc.path);
+      if (nvrtc->facts() != plan.nvrtc.facts) {  // the file has been replaced since it was asked
+        state_->correct(*nvrtc);
+        plan = this->plan(variant, capability);
+        report.set_plan(plan.target.arch, plan.key);
+        binary = cache_->load(plan.key);
+      }
+    }
+    if (plan.target.is_ptx) warn_of_ptx(plan.target, capability, plan.nvrtc);
+    if (!binary) {
+      binary = compile(*nvrtc, variant, plan.bundle, plan.target, plan.options);
       platform::log(platform::LogLevel::kDebug, "compiled " + binary->info.variant + " for " + binary->info.arch +
                                                     " in " + std::to_string(static_cast<int>(binary->info.compile_ms)) +
                                                     " ms");
@@ -186,7 +204,10 @@ std::vector<BuildResult> Builder::build_many(const std::vector<Variant>& variant
   const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
   const std::size_t wanted = threads > 0 ? static_cast<std::size_t>(threads) : cores;
   std::vector<std::jthread> others;
-  for (std::size_t i = 1; i < std::min(wanted, variants.size()); ++i) others.emplace_back(work);
+  try {
+    for (std::size_t i = 1; i < std::min(wanted, variants.size()); ++i) others.emplace_back(work);
+  } catch (const std::system_error&) {  // the system gives no more threads: those there are do the work
+  }
   work();
   others.clear();  // joins
   return results;

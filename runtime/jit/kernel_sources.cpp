@@ -6,6 +6,7 @@
 #include "jit/jit_error.h"
 #include "platform/environment.h"
 #include "platform/files.h"
+#include "platform/folders.h"
 #include "platform/paths.h"
 
 namespace mamba_scan::jit {
@@ -55,7 +56,7 @@ std::string normalised(const std::string& path) {
 
 KernelSources KernelSources::from_environment() {
   const auto folder = platform::environment_variable("MAMBA_SCAN_KERNEL_DIR");
-  return folder ? from_folder(*folder) : embedded();
+  return folder ? from_folder(platform::absolute_path(*folder)) : embedded();
 }
 
 KernelSources KernelSources::embedded() {

@@ -13,10 +13,21 @@
 namespace mamba_scan::jit {
 namespace {
 
-// Changes when the file is replaced, or the builtins beside it.
-std::string fingerprint(const std::string& path) {
+// The absolute path of a library that a relative one means now, or a bare name to the loader.
+std::string file_named(const std::string& path) {
+  const std::string absolute = platform::absolute_path(path);
+  platform::FileInfo info;
+  if (path != platform::file_name(path) || platform::file_info(absolute, &info)) return absolute;
+  const auto library = platform::DynamicLibrary::try_open_system(path, nullptr);
+  return library && platform::is_absolute(library->path()) ? library->path() : absolute;
+}
+
+// Changes when the file is replaced, or the builtins beside it; nothing where that cannot be seen.
+std::optional<std::string> fingerprint(const std::string& path) {
   std::vector<platform::FileInfo> files;
-  platform::list_folder(platform::parent_folder(path), &files);
+  platform::FileInfo own;
+  if (!platform::file_info(path, &own) || !platform::list_folder(platform::parent_folder(path), &files))
+    return std::nullopt;
   std::string text = "nvrtc facts 1\n" + path + "\n";
   std::vector<std::string> lines;
   for (const platform::FileInfo& file : files) {
@@ -36,7 +47,8 @@ class SystemNvrtcEnvironment : public NvrtcEnvironment {
   NvrtcNaming naming() const override { return kNativeNaming; }
 
   std::optional<std::string> variable(const std::string& name) const override {
-    return platform::environment_variable(name);
+    const std::optional<std::string> value = platform::environment_variable(name);
+    return value && name == kNvrtcVariable ? std::optional(file_named(*value)) : value;
   }
 
   std::optional<std::vector<std::string>> list(const std::string& folder) const override {
@@ -65,9 +77,9 @@ class SystemNvrtcEnvironment : public NvrtcEnvironment {
   }
 
   NvrtcFacts facts(const std::string& path) const override {
-    const std::string key = fingerprint(path);
-    if (cache_ != nullptr) {
-      if (const auto note = cache_->load_note(key)) {
+    const std::optional<std::string> key = cache_ != nullptr ? fingerprint(path) : std::nullopt;
+    if (key) {
+      if (const auto note = cache_->load_note(*key)) {
         const auto json = nlohmann::json::parse(*note, nullptr, false);
         if (json.is_object()) {
           return {json.value("major", 0), json.value("minor", 0), json.value("version", ""), json.value("build", ""),
@@ -76,11 +88,11 @@ class SystemNvrtcEnvironment : public NvrtcEnvironment {
       }
     }
     const NvrtcFacts facts = NvrtcLibrary::load(path)->facts();
-    if (cache_ != nullptr) {
+    if (key) {
       const nlohmann::json json = {{"path", path},         {"major", facts.major},
                                    {"minor", facts.minor}, {"version", facts.version},
                                    {"build", facts.build}, {"archs", facts.archs}};
-      cache_->store_note(key, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+      cache_->store_note(*key, json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     }
     return facts;
   }

@@ -13,12 +13,14 @@ namespace mamba_scan::jit {
 
 class DiskCache;
 
+inline constexpr char kNvrtcVariable[] = "MAMBA_SCAN_NVRTC";
+
 class NvrtcEnvironment {
  public:
   virtual ~NvrtcEnvironment() = default;
 
   virtual NvrtcNaming naming() const = 0;
-  virtual std::optional<std::string> variable(const std::string& name) const = 0;
+  virtual std::optional<std::string> variable(const std::string& name) const = 0;  // kNvrtcVariable: an absolute path
   // Names in a folder, files and folders alike; nothing when there is no such folder.
   virtual std::optional<std::vector<std::string>> list(const std::string& folder) const = 0;
   // Path of a library that the process has loaded.

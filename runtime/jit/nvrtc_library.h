@@ -19,6 +19,7 @@ struct NvrtcFacts {
   std::vector<int> archs;  // capabilities it compiles for, 90 for sm_90; ascending
 
   bool lists(int capability) const;
+  bool operator==(const NvrtcFacts&) const = default;
 };
 
 struct NvrtcOutput {

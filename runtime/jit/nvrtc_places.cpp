@@ -153,17 +153,16 @@ std::vector<std::string> site_packages_folders(const NvrtcEnvironment& environme
 std::vector<CandidatePlace> nvrtc_places(const NvrtcEnvironment& environment,
                                          const std::vector<std::string>& search_folders) {
   PlaceList list(environment);
-  const char* const kVariable = "MAMBA_SCAN_NVRTC";
-  if (const auto path = environment.variable(kVariable)) {
+  if (const auto path = environment.variable(kNvrtcVariable)) {
     // Who sets it wants this one; silently taking another would hide the mistake.
     if (environment.list(*path)) {
-      list.folder(kVariable, *path);
+      list.folder(kNvrtcVariable, *path);
     } else {
-      list.file(kVariable, *path);
+      list.file(kNvrtcVariable, *path);
     }
     return list.take();
   }
-  list.note(kVariable, "", "not set");
+  list.note(kNvrtcVariable, "", "not set");
   add_loaded(list);
   std::vector<std::string> roots = search_folders;
   for (std::string& root : site_packages_folders(environment)) roots.push_back(std::move(root));

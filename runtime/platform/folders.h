@@ -16,4 +16,7 @@ MAMBA_SCAN_API std::string library_folder_of(const void* address);
 MAMBA_SCAN_API std::string executable_path();
 MAMBA_SCAN_API std::string temporary_folder();
 
+// What a relative path means while the working folder is this one; absolute ones stay as they are.
+MAMBA_SCAN_API std::string absolute_path(const std::string& path);
+
 }  // namespace mamba_scan::platform

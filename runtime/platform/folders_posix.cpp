@@ -33,7 +33,7 @@ std::string home_folder() {
 }  // namespace
 
 std::string cache_folder() {
-  if (auto folder = environment_variable("MAMBA_SCAN_CACHE_DIR")) return *folder;
+  if (auto folder = environment_variable("MAMBA_SCAN_CACHE_DIR")) return absolute_path(*folder);
   // The XDG specification says to ignore a relative value.
   const auto xdg = environment_variable("XDG_CACHE_HOME");
   if (xdg && is_absolute(*xdg)) return join(*xdg, "mamba_scan");
@@ -50,6 +50,12 @@ std::string library_folder_of(const void* address) {
 }
 
 std::string executable_path() { return real_path("/proc/self/exe"); }
+
+std::string absolute_path(const std::string& path) {
+  if (is_absolute(path)) return path;
+  const std::string folder = real_path(".");
+  return folder.empty() ? path : join(folder, path);
+}
 
 std::string temporary_folder() { return environment_variable("TMPDIR").value_or("/tmp"); }
 

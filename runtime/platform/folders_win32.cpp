@@ -28,7 +28,7 @@ std::string module_path(HMODULE module) {
 }  // namespace
 
 std::string cache_folder() {
-  if (auto folder = environment_variable("MAMBA_SCAN_CACHE_DIR")) return *folder;
+  if (auto folder = environment_variable("MAMBA_SCAN_CACHE_DIR")) return absolute_path(*folder);
   if (auto local = environment_variable("LOCALAPPDATA")) return join(*local, "mamba_scan\\cache");
   wchar_t* known = nullptr;
   std::string local;
@@ -45,6 +45,10 @@ std::string library_folder_of(const void* address) {
 }
 
 std::string executable_path() { return module_path(nullptr); }
+
+std::string absolute_path(const std::string& path) {
+  return is_absolute(path) ? path : without_prefix(win32_path(path));
+}
 
 std::string temporary_folder() {
   wchar_t buffer[MAX_PATH + 2];

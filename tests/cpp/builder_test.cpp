@@ -36,9 +36,12 @@ Variant demo_variant(const std::string& scale = "2") { return {"demo/demo.cu", "
 // One NVRTC that exists on paper: enough for everything up to the compile.
 class PaperNvrtc : public NvrtcEnvironment {
  public:
-  explicit PaperNvrtc(NvrtcFacts facts) : facts_(std::move(facts)) {}
+  explicit PaperNvrtc(NvrtcFacts facts, std::string variable = "")
+      : facts_(std::move(facts)), variable_(std::move(variable)) {}
   NvrtcNaming naming() const override { return NvrtcNaming::kLinux; }
-  std::optional<std::string> variable(const std::string&) const override { return std::nullopt; }
+  std::optional<std::string> variable(const std::string& name) const override {
+    return name == kNvrtcVariable && !variable_.empty() ? std::optional(variable_) : std::nullopt;
+  }
   std::optional<std::vector<std::string>> list(const std::string& folder) const override {
     if (folder != "/paper") return std::nullopt;
     return std::vector<std::string>{"libnvrtc.so.13", "libnvrtc-builtins.so.13.0"};
@@ -50,6 +53,7 @@ class PaperNvrtc : public NvrtcEnvironment {
 
  private:
   NvrtcFacts facts_;
+  std::string variable_;
 };
 
 const NvrtcFacts kPaperFacts{13, 0, "13.0.88", "CL-1", {75, 80, 90, 120}};
@@ -240,6 +244,20 @@ TEST_F(RealBuilder, WarmProcessNeverLoadsNvrtc) {
   builder(scratch_.path())->build(demo_variant(), 90);
   const ScopedVariable folder("MAMBA_SCAN_TEST_WARM_FOLDER", scratch_.path());
   EXPECT_EQ(test::ChildProcess("--warm-worker").wait(), 0);
+}
+
+// pip may replace the files after NVRTC was asked and before it is loaded.
+TEST_F(RealBuilder, KeepsAKernelUnderTheNameOfTheCompilerThatMadeIt) {
+  const NvrtcFacts former{12, 0, "12.0.1", "CL-0", {90}};
+  Builder replaced(KernelSources::from_files(demo_files()), std::make_unique<DiskCache>(scratch_.path(), kPlenty),
+                   std::make_unique<PaperNvrtc>(former, *platform::environment_variable("MAMBA_SCAN_NVRTC")));
+  const std::string former_key = replaced.cache_key(demo_variant(), 90);
+  const Binary made = replaced.build(demo_variant(), 90);
+  EXPECT_EQ(made.outcome, BuildOutcome::kCompiled);
+  EXPECT_NE(made.info.nvrtc_version, former.version);
+  EXPECT_NE(replaced.cache_key(demo_variant(), 90), former_key);
+  EXPECT_FALSE(replaced.cache().load(former_key));
+  EXPECT_EQ(builder(scratch_.path())->build(demo_variant(), 90).outcome, BuildOutcome::kDisk);
 }
 
 TEST_F(RealBuilder, RecompilesADamagedEntryWithoutAWarning) {

@@ -351,5 +351,21 @@ TEST(SystemNvrtcEnvironment, SaysWhyAFileIsNoNvrtc) {
   EXPECT_TRUE(contains(search.error, scratch.path())) << search.error;
 }
 
+// What was found once must be found from another folder, and be told from another file of the same name.
+TEST(SystemNvrtcEnvironment, MakesTheVariablesPathAbsolute) {
+  const auto environment = system_nvrtc_environment(nullptr);
+  const std::string here = platform::absolute_path("folder/nvrtc.so");
+  {
+    const test::ScopedVariable variable(kNvrtcVariable, "folder/nvrtc.so");
+    EXPECT_EQ(environment->variable(kNvrtcVariable), here);
+  }
+  {
+    const test::ScopedVariable variable(kNvrtcVariable, "no_such_library.so");
+    EXPECT_EQ(environment->variable(kNvrtcVariable), platform::absolute_path("no_such_library.so"));
+  }
+  const test::ScopedVariable unset(kNvrtcVariable, "");
+  EXPECT_FALSE(environment->variable(kNvrtcVariable));
+}
+
 }  // namespace
 }  // namespace mamba_scan::jit
