@@ -81,6 +81,12 @@ class Resolver {
   GetProcAddress ask_;
 };
 
+DriverUnavailable is_a_stub(const std::string& found, const std::string& error) {
+  return {Reason::kBroken, Result::kStubLibrary,
+          found + " is the CUDA toolkit's link stub, not a driver: " + error +
+              ". Remove the toolkit's stubs folder from LD_LIBRARY_PATH." + kCpuStillWorks};
+}
+
 DriverUnavailable init_failure(const Driver& driver, Result result) {
   const std::string found = "The NVIDIA driver (CUDA " + version_text(driver.version()) + ", " + driver.path() + ")";
   const std::string error = driver.describe(result);
@@ -99,9 +105,7 @@ DriverUnavailable init_failure(const Driver& driver, Result result) {
                   ". Check that CUDA_VISIBLE_DEVICES does not hide it and that the GPU is seated and powered." +
                   kCpuStillWorks};
     case Result::kStubLibrary:
-      return {Reason::kBroken, result,
-              found + " is the CUDA toolkit's link stub, not a driver: " + error +
-                  ". Remove the toolkit's stubs folder from LD_LIBRARY_PATH." + kCpuStillWorks};
+      return is_a_stub(found, error);
     case Result::kSystemDriverMismatch:
     case Result::kCompatNotSupportedOnDevice:
       return {Reason::kBroken, result,
@@ -134,7 +138,17 @@ std::unique_ptr<Driver> Driver::load() {
   const Resolver resolver(library);
   const auto get_version =
       reinterpret_cast<Result (*)(int*)>(resolver.find("cuDriverGetVersion", "cuDriverGetVersion", 2020));
-  if (get_version) get_version(&driver->version_);  // allowed before cuInit
+  if (!get_version)
+    throw DriverUnavailable(
+        Reason::kBroken, Result::kNotFound,
+        driver->path_ + " is not a CUDA driver: it has no function cuDriverGetVersion." + kCpuStillWorks);
+  const Result asked = get_version(&driver->version_);  // allowed before cuInit
+  if (asked == Result::kStubLibrary) throw is_a_stub(driver->path_, "CUDA_ERROR_STUB_LIBRARY (34)");
+  if (asked != Result::kSuccess)
+    throw DriverUnavailable(Reason::kBroken, asked,
+                            "The NVIDIA driver (" + driver->path_ + ") does not say which CUDA it serves: error " +
+                                std::to_string(static_cast<int>(asked)) +
+                                ". Restart the machine; if it stays so, reinstall the NVIDIA driver." + kCpuStillWorks);
   if (driver->version_ < kMinimumVersion) {
     throw DriverUnavailable(Reason::kTooOld, Result::kNotSupported,
                             "The NVIDIA driver (" + driver->path_ + ") serves CUDA " + version_text(driver->version_) +

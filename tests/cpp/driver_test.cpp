@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "../fakes/fake_cuda.h"
@@ -94,6 +95,38 @@ TEST(DriverLoad, AMissingLibraryIsNamedWithTheLoadersWordsAndTheRemedy) {
     EXPECT_TRUE(contains(error.what(), "/nowhere/libcuda.so.1"));
     EXPECT_TRUE(contains(error.what(), "MAMBA_SCAN_DRIVER"));
     EXPECT_TRUE(contains(error.what(), "CPU tensors still work"));
+  }
+}
+
+TEST(DriverLoad, AnotherLibraryIsNotTakenForAnOldDriver) {
+#if defined(_WIN32)
+  const std::string name = "kernel32.dll";
+#else
+  const std::string name = "libm.so.6";
+#endif
+  const auto other = platform::DynamicLibrary::try_open_system(name, nullptr);
+  ASSERT_TRUE(other);
+  platform::set_environment_variable("MAMBA_SCAN_DRIVER", other->path());
+  try {
+    Driver::load();
+    FAIL() << "loaded";
+  } catch (const DriverUnavailable& error) {
+    EXPECT_EQ(error.reason(), Reason::kBroken);
+    EXPECT_TRUE(contains(error.what(), "is not a CUDA driver")) << error.what();
+  }
+}
+
+TEST(DriverLoad, ADriverThatDoesNotSayItsVersionIsNotTakenForAnOldOne) {
+  for (const auto& [result, words] : {std::pair{34, "link stub"}, {999, "does not say which CUDA it serves"}}) {
+    const FakeCuda fake("fail=cuDriverGetVersion:" + std::to_string(result));
+    try {
+      Driver::load();
+      FAIL() << "loaded";
+    } catch (const DriverUnavailable& error) {
+      EXPECT_EQ(error.reason(), Reason::kBroken);
+      EXPECT_EQ(static_cast<int>(error.result()), result);
+      EXPECT_TRUE(contains(error.what(), words)) << error.what();
+    }
   }
 }
 
