@@ -3,7 +3,7 @@
 //
 // Bit for bit the same whatever the number of threads, and wherever a sequence is cut, when the second part starts
 // from the first part's final state (chunk_invariant or not): no way of dividing the work changes the order of an
-// addition. Results below 1.2e-38 count as zero.
+// addition. Numbers below 1.2e-38 count as zero: on x86-64 inputs and results alike, elsewhere decay factors only.
 #pragma once
 
 #include "platform/export.h"

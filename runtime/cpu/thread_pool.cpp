@@ -9,6 +9,8 @@
 #include <thread>
 
 #include "platform/environment.h"
+#include "platform/log.h"
+#include "platform/processors.h"
 
 namespace mamba_scan::cpu {
 
@@ -105,8 +107,11 @@ int thread_limit(int requested) {
     int value = 0;
     const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
     if (error == std::errc() && end == text->data() + text->size() && value > 0) return value;
+    platform::warn_once("MAMBA_SCAN_NUM_THREADS", "MAMBA_SCAN_NUM_THREADS=" + *text +
+                                                      " is not a number of threads, 1 or more; using all processors");
   }
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  static const int processors = platform::usable_processors();
+  return processors;
 }
 
 }  // namespace mamba_scan::cpu

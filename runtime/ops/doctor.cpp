@@ -1,12 +1,12 @@
 // The report of what this machine offers. Something missing is an answer here, never an exception.
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "ops/control.h"
 #include "ops/runtime.h"
 #include "platform/environment.h"
 #include "platform/files.h"
 #include "platform/paths.h"
+#include "platform/processors.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -63,7 +63,7 @@ class Doctor {
   std::string examine() {
     report_["package_version"] = package_version();
     report_["platform"] = std::string(kSystem) + " " + kMachine;
-    report_["cpu"] = {{"threads", std::thread::hardware_concurrency()}};
+    report_["cpu"] = {{"threads", platform::usable_processors()}};
     examine_driver();
     examine_nvrtc();
     examine_cache();

@@ -11,6 +11,7 @@
 
 #include "cpu/thread_pool.h"
 #include "cpu_scan_case.h"
+#include "jit_test_support.h"
 #include "platform/environment.h"
 #include "thread_time.h"
 
@@ -90,8 +91,12 @@ TEST(CpuThreadPool, TheEnvironmentLimitsThreadsAndNonsenseDoesNot) {
   EXPECT_EQ(cpu::thread_limit(0), processors + 2);
   EXPECT_EQ(cpu::thread_limit(7), 7);
   for (const char* nonsense : {"0", "-3", "many", "2x", "99999999999"}) {
+    const mamba_scan::test::LogCapture log;
     mamba_scan::platform::set_environment_variable(name, nonsense);
     EXPECT_EQ(cpu::thread_limit(0), processors) << nonsense;
+    const auto warnings = log.at(mamba_scan::platform::LogLevel::kWarning);
+    ASSERT_EQ(warnings.size(), 1u);
+    EXPECT_NE(warnings[0].find(nonsense), std::string::npos) << warnings[0];
   }
   mamba_scan::platform::set_environment_variable(name, "");
 }

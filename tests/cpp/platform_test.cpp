@@ -9,10 +9,12 @@
 #include "jit_test_support.h"
 #include "platform/dynamic_library.h"
 #include "platform/error.h"
+#include "platform/processors.h"
 #include "platform/thread_locale.h"
 #include "platform/unicode.h"
 
 #if !defined(_WIN32)
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 #include <csignal>
@@ -88,6 +90,31 @@ TEST(Environment, KeepsUtf8AndTreatsEmptyAsUnset) {
   EXPECT_EQ(environment_variable(name), longer);
   set_environment_variable(name, "");
   EXPECT_FALSE(environment_variable(name));
+}
+
+TEST(Folders, RelativePathsAreMadeAbsolute) {
+  const std::string here = absolute_path("x");
+  EXPECT_TRUE(is_absolute(here));
+  EXPECT_EQ(file_name(here), "x");
+  EXPECT_EQ(absolute_path(here), here);
+  EXPECT_TRUE(is_folder(parent_folder(here)));
+  ScopedVariable relative("MAMBA_SCAN_CACHE_DIR", "x");
+  EXPECT_EQ(cache_folder(), here) << "another working folder would be another cache";
+}
+
+TEST(Processors, AreThoseThatTheProcessMayRunOn) {
+  EXPECT_GE(usable_processors(), 1);
+#if defined(__linux__)
+  cpu_set_t former, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof former, &former), 0);
+  CPU_ZERO(&one);
+  for (int i = 0; CPU_COUNT(&one) == 0; ++i)
+    if (CPU_ISSET(i, &former)) CPU_SET(i, &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  EXPECT_EQ(usable_processors(), 1);
+  ASSERT_EQ(sched_setaffinity(0, sizeof former, &former), 0);
+  EXPECT_EQ(usable_processors(), CPU_COUNT(&former));
+#endif
 }
 
 TEST(Folders, CacheFolderFollowsItsVariables) {
