@@ -41,7 +41,7 @@ __device__ __forceinline__ Target this_element() {
   out.lane = quad * kLanes;
   out.state = out.place / kQuads % kPaddedStates;
   out.r = out.place / kQuads / kPaddedStates;
-  out.channel = channel_of({out.lane, 0, quad, 0}, out.r);
+  out.channel = channel_of({out.lane, 0, quad, 0, 0}, out.r);
   return out;
 }
 

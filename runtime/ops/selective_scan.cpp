@@ -43,8 +43,8 @@ class KernelTable {
       if (const auto found = kernels_.find(key); found != kernels_.end()) return found->second;
     }
     Kernels kernels;
-    const auto start = [&](jit::Variant kernel) {  // compiles, side by side
-      return std::async(std::launch::async, [&, kernel = std::move(kernel)] {
+    const auto start = [&](jit::Variant kernel) {  // compiles, side by side if there are threads
+      return std::async(std::launch::async | std::launch::deferred, [&, kernel = std::move(kernel)] {
         const driver::ContextGuard guard(*device.driver, device.context);
         return &runtime.kernels().get(kernel, device.report);
       });

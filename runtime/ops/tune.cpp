@@ -239,7 +239,7 @@ void compile(const std::vector<Candidate>& candidates, std::size_t first, const 
   std::atomic<std::size_t> next{0};
   std::vector<std::future<void>> workers;
   for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i)
-    workers.push_back(std::async(std::launch::async, [&] {
+    workers.push_back(std::async(std::launch::async | std::launch::deferred, [&] {
       const driver::ContextGuard guard(*device.driver, device.context);
       for (std::size_t k = next++; k < variants.size(); k = next++) {
         try {

@@ -145,7 +145,9 @@ TEST_P(InvariantScan, IsBitwiseTheSameHoweverItsCallsAreCut) {
     ScanSetup setup(scan, seqlen, device, 50);
     PlannedScan whole = plan_scan(setup.problem(), scan, device);
     const auto& params = whole.launches.back().params;
-    if (whole.cut) ASSERT_EQ(params.slots_per_row, (seqlen + 255) / 256) << "segments of 256 steps";
+    if (whole.cut) {
+      ASSERT_EQ(params.slots_per_row, (seqlen + 255) / 256) << "segments of 256 steps";
+    }
     run(whole, Order::kForward, device);
     if (HasFatalFailure()) return;
     const std::vector<unsigned char> expected = setup.outputs();
