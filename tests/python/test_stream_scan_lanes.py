@@ -253,6 +253,20 @@ def test_a_consumer_may_keep_what_it_gets(fake_gpu):
     assert len({piece.data_ptr() for piece in pieces}) == len(pieces) == 8
 
 
+def test_neither_inference_mode_nor_the_default_device_matter(fake_gpu, tmp_path):
+    problem = stream_problem(batch=1, seqlen=SEQLEN, dim=8)
+    whole, final = expected(problem)
+    with torch.inference_mode():
+        sink = torch.zeros_like(problem["u"])
+        torch.set_default_device("meta")
+        try:
+            result = run(problem, sink, resume=tmp_path / "resume", checkpoint_seconds=0)
+        finally:
+            torch.set_default_device(None)
+    assert torch.equal(sink, whole)
+    assert torch.equal(result.final_state, final)
+
+
 def test_slots_are_apart():
     spec = lanes.Spec((1, 0, 5), torch.float32, 1)
     slot = lanes.Slot({"a": spec, "b": spec}, 7, lambda n: torch.zeros(n, dtype=torch.uint8))

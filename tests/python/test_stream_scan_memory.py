@@ -125,6 +125,15 @@ def test_copies_on_several_threads_are_whole(rows, width, offset, threads, dtype
     assert bool((room[:, offset[1] + width :] == 255).all())
 
 
+@pytest.mark.parametrize("size", [3, 1000])
+def test_only_host_memory_is_copied(size):
+    """An address of anything else would end the process."""
+    here, there = torch.zeros(size), torch.zeros(size, device="meta")
+    for destination, source in ((here, there), (there, here)):
+        with pytest.raises(ValueError, match=r"copy: from device .* to .*; needs cpu on both sides"):
+            copy(destination, source, 1)
+
+
 def test_the_ring_fits_the_free_device_memory():
     plenty = ring_capacity("cuda", 8192, 4096, None, 100 << 30)
     assert plenty % 2048 == 0

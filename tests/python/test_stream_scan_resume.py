@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -14,7 +16,8 @@ from pathlib import Path
 import mamba_scan
 import pytest
 import torch
-from streams import chunks, expected, make_sink, make_source, memmap, read_raw, split, stream_problem
+from mamba_scan.stream import channel, pipeline
+from streams import chunks, cut, expected, make_sink, make_source, memmap, read_raw, split, stream_problem
 
 TESTS = Path(__file__).parent
 SEQLEN = 6 * 2048 + 5
@@ -102,6 +105,35 @@ def test_every_kind_of_source_goes_on(kind, device, tmp_path):
     assert torch.equal(result.final_state, final)
 
 
+@pytest.mark.parametrize("length", [1000, 3000, 7 * CHUNK])
+def test_a_function_is_asked_as_without_an_interruption(length, tmp_path):
+    """One that has its chunks in files, say, and can return no part of one."""
+    problem = problem_of()
+    inputs, path, sink = split(problem)[0], tmp_path / "scan.resume", torch.zeros_like(problem["u"])
+
+    def read(first):
+        asked.append(first)
+        assert first % length == 0 or first == SEQLEN
+        return cut(inputs, "bld", first, min(first + length, SEQLEN)) if first < SEQLEN else None
+
+    def progress(done, total, rate):
+        if done >= 4 * CHUNK:
+            raise BrokenError
+
+    asked = []
+    run(problem, read, torch.zeros_like(sink), None, seqlen=SEQLEN)
+    uninterrupted, asked = asked, []
+    with pytest.raises(BrokenError):
+        run(problem, read, sink, path, seqlen=SEQLEN, progress=progress)
+    asked = []
+    position = position_of(path)
+    result = run(problem, read, sink, path, seqlen=SEQLEN)
+    assert result.statistics.resumed_from == position
+    assert torch.equal(sink, expected(problem)[0])
+    begin = (position - 64) // length * length
+    assert asked == ([0] if begin else []) + [step for step in uninterrupted if step >= begin]
+
+
 @pytest.mark.parametrize("at", [0, 1, 4])
 def test_a_sink_that_fails(at, device, tmp_path):
     problem = problem_of()
@@ -151,6 +183,81 @@ def test_a_progress_function_that_fails_or_is_interrupted(device, tmp_path):
     result = run(problem, split(problem)[0], sink, path, device)
     assert result.statistics.resumed_from == done
     assert torch.equal(sink, whole)
+    assert torch.equal(result.final_state, final)
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """A function that interrupts the calling thread the next time that it waits for what is scanned to be written."""
+    closed = queue.Queue()  # the calling thread closes the channel of what is scanned, and then waits for the writer
+
+    class ToldChannel(channel.Channel):
+        def put(self, item):
+            self.carries_results = isinstance(item, pipeline.Chunk) and item.y is not None
+            super().put(item)
+
+        def close(self, *, drop=False):
+            super().close(drop=drop)
+            if threading.current_thread() is threading.main_thread() and getattr(self, "carries_results", False):
+                closed.put(drop)
+
+    def interrupt():
+        closed.get(timeout=60)
+        _thread.interrupt_main()
+
+    monkeypatch.setattr(pipeline, "Channel", ToldChannel)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt.closed = closed
+    yield interrupt
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("failing_first", [False, True])
+def test_the_first_ctrl_c_while_the_last_chunks_are_written(failing_first, ctrl_c, tmp_path):
+    """Even after a failure: all that is scanned is written."""
+    seqlen = 3 * CHUNK  # as many chunks as there are places for results
+    problem = problem_of(seqlen=seqlen)
+    whole, _ = expected(problem)
+    path, pieces = tmp_path / "scan.resume", []
+    source = chunks(split(problem)[0], "bld", [CHUNK, 2 * CHUNK])
+    if failing_first:
+        source = failing([*source, None], 3)
+
+    def sink(y):
+        if not pieces:
+            ctrl_c()
+        pieces.append(y)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(problem, source, sink, path, seqlen=seqlen)
+    assert no_threads_left()
+    assert torch.equal(torch.cat(pieces, 1), whole)
+    assert position_of(path) == seqlen
+    assert run(problem, split(problem)[0], sink, path).statistics.steps == 0
+
+
+def test_the_second_ctrl_c_drops_what_is_not_yet_written(ctrl_c, tmp_path):
+    problem = problem_of(seqlen=3 * CHUNK)
+    whole, final = expected(problem)
+    path, pieces = tmp_path / "scan.resume", []
+
+    def sink(y):
+        if not pieces:
+            ctrl_c()
+            ctrl_c()
+            assert ctrl_c.closed.get(timeout=60)  # what is behind this chunk is dropped
+        pieces.append(y)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(problem, chunks(split(problem)[0], "bld", [CHUNK, 2 * CHUNK]), sink, path, seqlen=3 * CHUNK)
+    for thread in threading.enumerate():
+        if thread.name == "mamba_scan reader":  # for which a second Ctrl-C does not wait
+            thread.join()
+    assert no_threads_left()
+    assert len(pieces) == 1
+    assert position_of(path) == CHUNK
+    result = run(problem, split(problem)[0], sink, path)
+    assert torch.equal(torch.cat(pieces, 1), whole)
     assert torch.equal(result.final_state, final)
 
 
@@ -274,7 +381,7 @@ def test_a_damaged_file_is_refused(tmp_path):
             run(problem, split(problem)[0], sink, path)
     content = torch.load(_write(path, whole), weights_only=True)
     for change, message in (
-        ({"version": 99}, "has version 99; needs 1"),
+        ({"version": 99}, "has version 99; needs 2"),
         ({"state": content["state"] + 1}, "has a damaged state"),
         ({"extra": 1}, "has other contents"),
     ):
@@ -319,6 +426,36 @@ def test_killed_between_the_last_chunk_and_the_last_word(tmp_path):
     assert sink.read_bytes() == complete
     assert not (tmp_path / "y.safetensors.partial").exists()
     assert not path.exists()
+
+
+def test_a_finished_file_that_is_another_result_is_left_alone(tmp_path):
+    """The half file is gone, and under the result's name there is an older one."""
+    problem = problem_of()
+    older = problem | {"u": problem["u"] * 2}
+    sink = tmp_path / "y.safetensors"
+    run(older, split(older)[0], sink, None)
+    path, _ = interrupted(tmp_path, problem, sink)
+    (tmp_path / "y.safetensors.partial").unlink()
+    before = sink.read_bytes()
+    with pytest.raises(ValueError, match="sink differs, in the steps"):
+        run(problem, split(problem)[0], sink, path)
+    assert sink.read_bytes() == before
+    sink.write_bytes(before.replace(b'"F32"', b'"F16"', 1))
+    with pytest.raises(ValueError, match=r"sink '.*y\.safetensors' holds"):
+        run(problem, split(problem)[0], sink, path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scan.resume", "y.safetensors"]
+
+
+def test_a_resumed_scan_makes_its_buffers_in_host_memory_whatever_the_default_device(tmp_path):
+    problem = problem_of()
+    path, sink = interrupted(tmp_path, problem, tmp_path / "y.safetensors")
+    whole = expected(problem)[0]
+    torch.set_default_device("meta")
+    try:
+        run(problem, split(problem)[0], sink, path)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(result_in(tmp_path, "safetensors", whole), whole)
 
 
 def test_killed_when_all_was_written(tmp_path):

@@ -5,7 +5,7 @@ from collections import deque
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
-_POLL_SECONDS = 0.1  # a Ctrl-C must not wait for a lock: on Windows waiting for one cannot be interrupted
+POLL_SECONDS = 0.1  # a Ctrl-C must not wait for a lock: on Windows waiting for one cannot be interrupted
 
 
 class ClosedError(Exception):
@@ -34,7 +34,7 @@ class Channel(Generic[_Item]):
             while not self._items:
                 if self._closed:
                     raise ClosedError
-                self._changed.wait(_POLL_SECONDS)
+                self._changed.wait(POLL_SECONDS)
             return self._items.popleft()
 
     def close(self, *, drop: bool = False) -> None:

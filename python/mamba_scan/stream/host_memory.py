@@ -75,6 +75,8 @@ def host_array(value: Any, name: str) -> HostArray:
         raise ValueError(
             f"stream_scan: {name} has type {type(value).__name__}; needs a CPU tensor, a NumPy array or memmap"
         )
+    if not value.dtype.isnative:
+        raise ValueError(f"stream_scan: {name} has dtype {value.dtype}, in foreign byte order; needs this machine's")
     bits = value.dtype.name in ("bfloat16", "uint16")
     if not bits and value.dtype.name not in ("float16", "float32", "complex64"):
         needed = "float32, float16, or bfloat16 (as ml_dtypes.bfloat16 or uint16)"
@@ -83,7 +85,7 @@ def host_array(value: Any, name: str) -> HostArray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a read-only array is only read
             tensor = torch.from_numpy(value.view("int16") if bits else value)
-    except (TypeError, ValueError) as error:  # negative strides, foreign byte order
+    except (TypeError, ValueError) as error:  # negative strides
         raise ValueError(f"stream_scan: {name} cannot be viewed as a tensor ({error}); needs a plain array") from None
     return HostArray(tensor.view(torch.bfloat16) if bits else tensor, _file_mapping(value), value.flags.writeable)
 
@@ -94,7 +96,7 @@ def mapped_tensor(
     """Return the tensor at a byte offset of a mapped file."""
     count = math.prod(shape)
     if count == 0:
-        return HostArray(torch.empty(shape, dtype=dtype), None, writable)
+        return HostArray(torch.empty(shape, dtype=dtype, device="cpu"), None, writable)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         tensor = torch.frombuffer(mapping, dtype=dtype, count=count, offset=offset)
@@ -105,9 +107,12 @@ def copy(destination: torch.Tensor, source: torch.Tensor, threads: int) -> None:
     """Copy between CPU tensors of one shape and dtype on several threads, without holding Python's lock."""
     if destination.shape != source.shape or destination.dtype is not source.dtype:
         raise ValueError(f"copy: {tuple(source.shape)} {source.dtype} into {tuple(destination.shape)}")
+    if destination.device.type != "cpu" or source.device.type != "cpu":  # their addresses are none in host memory
+        raise ValueError(f"copy: from device {source.device} to {destination.device}; needs cpu on both sides")
     run, axes = _runs(destination, source)
     if run < _SHORTEST_RUN_BYTES and destination.numel() > 1:
-        destination.copy_(source)
+        with torch.inference_mode():  # which lets any tensor be written, whatever mode it was made in
+            destination.copy_(source)
     else:
         _runtime.copy_runs(destination.data_ptr(), source.data_ptr(), run, axes, threads)
 
@@ -146,10 +151,13 @@ def buffer_address(mapping: mmap.mmap) -> int:
 
 
 def _file_mapping(array: Any) -> mmap.mmap | None:
-    """Return the shared mapping that an array views; None for plain memory and for private (copy-on-write) maps."""
-    base = array
-    while base is not None and not isinstance(base, mmap.mmap):
-        if getattr(base, "mode", None) == "c":
-            return None
-        base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
-    return base
+    """Return the mapping of the shared memmap that an array views; None for everything else.
+
+    Whether another ``mmap`` is shared, so that its pages can be read again, nobody can tell: it is plain memory.
+    """
+    numpy = sys.modules["numpy"]
+    while isinstance(array, numpy.ndarray):
+        if isinstance(array, numpy.memmap):
+            return None if array.mode in (None, "c") else array._mmap
+        array = array.base
+    return None

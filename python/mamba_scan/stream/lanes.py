@@ -69,6 +69,7 @@ class Chunk:
     slot: InputSlot | None
     tensors: dict[str, torch.Tensor]
     inputs_digest: str = ""
+    origin: int = 0  # of the steps that the digest covers
     seconds: dict[str, float] = field(default_factory=dict)
     events: dict[str, Any] = field(default_factory=dict)
     out: OutputSlot | None = None
@@ -118,7 +119,7 @@ class Lane:
         self.device_bytes = 0
 
     def _host_memory(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8)
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu")  # whatever torch's default device is
 
     def _direct(self, name: str) -> bool:
         """Whether an input can be used where it is."""
@@ -136,13 +137,14 @@ class Lane:
                 self._source.read(name, first, steps, host[name], self._threads)
             else:
                 host[name] = self._source.view(name, first, steps)
-        self._source.done(first, steps)
         chunk = Chunk(first, steps, slot, host)
         if self._checkpoints:
             tail = tail_of(steps)
+            chunk.origin = self._source.origin(first + steps - tail)
             chunk.inputs_digest = digest(
                 x.narrow(self._source.specs[name].time, steps - tail, tail) for name, x in host.items()
             )
+        self._source.done(first, steps)
         chunk.seconds["read"] = time.perf_counter() - waited
         chunk.seconds["ring"] = waited - begin
         self._upload(chunk)
@@ -199,7 +201,7 @@ class CudaLane(Lane):
                     out.host = Slot({"y": self._y}, self._capacity, self._host_memory)
                     self.host_bytes += out.host.nbytes
                 if self._checkpoints:
-                    out.state = torch.empty(state.shape, dtype=state.dtype, pin_memory=self._pin())
+                    out.state = torch.empty(state.shape, dtype=state.dtype, device="cpu", pin_memory=self._pin())
                     self.host_bytes += out.state.nbytes
             # The ring may be memory that earlier work on the caller's stream still uses, and weights may come from it.
             for stream in self._streams.values():
@@ -213,7 +215,7 @@ class CudaLane(Lane):
         return cuda.is_available()
 
     def _host_memory(self, nbytes: int) -> torch.Tensor:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._pin())
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=self._pin())
 
     def _device_memory(self, nbytes: int) -> torch.Tensor:
         return torch.empty(nbytes, dtype=torch.uint8, device=self._device)

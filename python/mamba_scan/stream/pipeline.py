@@ -6,14 +6,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import resume
-from .channel import Channel, ClosedError
+from .channel import POLL_SECONDS, Channel, ClosedError
 from .chunking import ChunkLengths
 from .lanes import Chunk, InputSlot, Lane, OutputSlot
 from .sinks import Sink
@@ -84,8 +84,13 @@ class Pipeline:
         self._free_outputs: Channel[OutputSlot] = Channel(lane.outputs)
         self._loaded: Channel[Chunk] = Channel()
         self._scanned: Channel[Chunk] = Channel()
+        self._reader = threading.Thread(target=self._read_all, name="mamba_scan reader", daemon=True)
+        self._writer = threading.Thread(target=self._write_all, name="mamba_scan writer", daemon=True)
+        self._written = threading.Event()  # the writer is at its end; an interrupted join() would take it for ended
+        self._inference = torch.is_inference_mode_enabled()  # a mode of the calling thread, for the others too
         self._read_error: BaseException | None = None
         self._write_error: BaseException | None = None
+        self._save_error: Exception | None = None
         self._last: resume.Checkpoint | None = None  # what the resume file would say now, but for the digest of y
         self._last_tail: torch.Tensor | None = None
         self._saved_position = position
@@ -94,22 +99,25 @@ class Pipeline:
     def run(self) -> None:
         """Run until the end of the sequence or the first failure.
 
-        On a failure the stages stop, chunks that were scanned are still written unless it was writing that failed,
-        and the resume file is brought up to date.
+        On a failure the stages stop, and chunks that were scanned are still written unless it was writing that failed.
+        However it ends, the writer brings the resume file up to date: no Ctrl-C comes to its thread.
         """
-        reader = threading.Thread(target=self._read_all, name="mamba_scan reader", daemon=True)
-        writer = threading.Thread(target=self._write_all, name="mamba_scan writer", daemon=True)
-        reader.start()
-        writer.start()
-        done = False
+        failure, interrupts = None, 0
         try:
-            self._scan_all()
-            done = True
+            try:
+                self._reader.start()
+                self._writer.start()
+                self._scan_all()
+            except KeyboardInterrupt:
+                interrupts = 1
+                raise
+            finally:
+                self._wind_down(interrupts)
+            failure = self._write_error or self._read_error or self._save_error
         finally:
-            self._wind_down(reader, writer)
-            failure = self._write_error or self._read_error
-            if failure is not None or not done:
-                self._save_progress()
+            if self._save_error is not None and self._save_error is not failure:  # report the first failure
+                text = f"stream_scan: the resume file could not be brought up to date: {self._save_error}"
+                warnings.warn(text, stacklevel=5)
         if failure is not None:
             _add_note(failure, f"stream_scan: the first {self.ledger.position} steps are written")
             raise failure
@@ -118,19 +126,18 @@ class Pipeline:
     # ------------------------------------------------------------------------------------------------- the stages
     def _read_all(self) -> None:
         try:
-            position = self._begin
-            while True:
-                begin = time.perf_counter()
-                steps = self._next_steps(position)
-                waited = time.perf_counter() - begin  # for an iterator's next chunk, or a function's
-                if steps == 0:
-                    break
-                chunk = self._lane.load(self._free_inputs.get(), position, steps)
-                chunk.seconds["read"] += waited
-                self._loaded.put(chunk)
-                position += steps
-        except ClosedError:
-            pass
+            with contextlib.suppress(ClosedError), torch.inference_mode(self._inference):
+                position = self._begin
+                while True:
+                    begin = time.perf_counter()
+                    steps = self._next_steps(position)
+                    waited = time.perf_counter() - begin  # for an iterator's next chunk, or a function's
+                    if steps == 0:
+                        break
+                    chunk = self._lane.load(self._free_inputs.get(), position, steps)
+                    chunk.seconds["read"] += waited
+                    self._loaded.put(chunk)
+                    position += steps
         except BaseException as error:  # reported by the calling thread, whatever it is
             self._read_error = error
         finally:
@@ -163,13 +170,20 @@ class Pipeline:
 
     def _write_all(self) -> None:
         try:
-            with contextlib.suppress(ClosedError):
+            with contextlib.suppress(ClosedError), torch.inference_mode(self._inference):
                 while True:
                     self._write(self._scanned.get())
         except BaseException as error:
             self._write_error = error
             for channel in (self._scanned, self._free_outputs, self._free_inputs, self._loaded):
                 channel.close(drop=True)
+        try:
+            if self._last is not None and self._last.position != self._saved_position:
+                self._save()
+        except Exception as error:  # the older one stays valid
+            self._save_error = error
+        finally:
+            self._written.set()
 
     def _write(self, chunk: Chunk) -> None:
         y = self._lane.collect(chunk)
@@ -196,7 +210,8 @@ class Pipeline:
         """Keep what a checkpoint after this chunk needs; it costs a copy of the state and of a few steps."""
         tail = resume.tail_of(chunk.steps)
         position = chunk.first + chunk.steps
-        self._last = resume.Checkpoint(position, chunk.state.to("cpu", copy=True), tail, chunk.inputs_digest, "")
+        state = chunk.state.to("cpu", copy=True)
+        self._last = resume.Checkpoint(position, state, tail, chunk.origin, chunk.inputs_digest, "")
         axis = self._lane.time_axis
         self._last_tail = y.narrow(axis, chunk.steps - tail, tail).clone(memory_format=torch.contiguous_format)
 
@@ -208,44 +223,42 @@ class Pipeline:
         """Write the resume file, after everything that it promises."""
         assert self._checkpoints is not None
         self._sink.flush()
-        last = self._last
         y_digest = resume.digest([self._last_tail]) if self._sink.readable else ""
-        checkpoint = resume.Checkpoint(last.position, last.state, last.tail_steps, last.inputs_digest, y_digest)
-        resume.save(self._checkpoints.path, checkpoint, self._checkpoints.options)
-        self._saved_position, self._saved_time = last.position, time.monotonic()
-
-    def _save_progress(self) -> None:
-        """Bring the resume file up to date after a failure.
-
-        Where that fails too, the older one stays valid, and the first failure is the one to report.
-        """
-        if self._last is None or self._last.position == self._saved_position:
-            return
-        try:
-            self._save()
-        except Exception as error:
-            warnings.warn(f"stream_scan: the resume file could not be brought up to date: {error}", stacklevel=4)
+        resume.save(self._checkpoints.path, replace(self._last, y_digest=y_digest), self._checkpoints.options)
+        self._saved_position, self._saved_time = self._last.position, time.monotonic()
 
     # --------------------------------------------------------------------------------------------------- the end
-    def _wind_down(self, reader: threading.Thread, writer: threading.Thread) -> None:
+    def _wind_down(self, interrupts: int) -> None:
         """End the stages: nothing new is read or scanned, what is scanned is written."""
-        self._free_inputs.close(drop=True)
-        self._loaded.close(drop=True)
-        self._scanned.close()
         try:
-            writer.join()
-        except KeyboardInterrupt:  # the second one: do not even write what is there
-            self._scanned.close(drop=True)
-            writer.join()
-            raise
-        reader.join(_READER_PATIENCE_SECONDS)
-        if reader.is_alive():
-            warnings.warn("stream_scan: the source has not returned; its thread is left behind", stacklevel=4)
-        if sys.exc_info()[0] is None:
-            self._lane.close()
-        else:
-            with contextlib.suppress(RuntimeError):  # a broken device says so again and again
+            self._drain(interrupts)
+        finally:
+            if sys.exc_info()[0] is None:
                 self._lane.close()
+            else:
+                with contextlib.suppress(RuntimeError):  # a broken device says so again and again
+                    self._lane.close()
+
+    def _drain(self, interrupts: int) -> None:
+        """Wait until what is scanned is written, unless interrupted twice, the resume file too, and for the reader."""
+        try:
+            self._source.close()
+            self._free_inputs.close(drop=True)
+            self._loaded.close(drop=True)
+            self._scanned.close(drop=interrupts > 1)
+            while self._writer.ident is not None and not self._written.wait(POLL_SECONDS):
+                pass
+            if self._writer.is_alive():
+                self._writer.join()
+            if interrupts < 2 and self._reader.is_alive():
+                self._reader.join(_READER_PATIENCE_SECONDS)
+                if self._reader.is_alive():
+                    text = "stream_scan: the source has not returned; its thread is left behind"
+                    warnings.warn(text, stacklevel=7)
+        except KeyboardInterrupt:
+            if interrupts < 2:
+                self._drain(interrupts + 1)
+            raise
 
 
 def _add_note(error: BaseException, text: str) -> None:

@@ -12,9 +12,8 @@ import torch
 
 from .host_memory import byte_view
 
-_VERSION = 1
+_VERSION = 2
 _TAIL_STEPS = 64
-_FIELDS = {"version", "options", "position", "state", "state_digest", "tail_steps", "inputs_digest", "y_digest"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Checkpoint:
         State after them.
     tail_steps : int
         How many of them, the last ones of the last chunk, the checksums cover.
+    origin : int
+        Step that a source which is a function was asked for when it returned the first of these.
     inputs_digest, y_digest : str
         SHA-256 of the inputs and of the result at those steps; the latter empty for a sink that cannot be read.
     """
@@ -36,8 +37,12 @@ class Checkpoint:
     position: int
     state: torch.Tensor
     tail_steps: int
+    origin: int
     inputs_digest: str
     y_digest: str
+
+
+_FIELDS = {"version", "options", "state_digest", *Checkpoint.__dataclass_fields__}
 
 
 def tail_of(steps: int) -> int:
@@ -110,10 +115,12 @@ def load(path: Path, options: dict[str, Any]) -> Checkpoint:
     except Exception as error:  # what torch raises for a file that is something else depends on what it is
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refusal(path, f"cannot be read ({reason})", "a file that stream_scan wrote") from None
-    if not isinstance(content, dict) or content.keys() != _FIELDS:
+    if not isinstance(content, dict) or "version" not in content:
         raise _refusal(path, "other contents", "a file that stream_scan wrote")
     if content["version"] != _VERSION:
         raise _refusal(path, f"version {content['version']}", str(_VERSION))
+    if content.keys() != _FIELDS:
+        raise _refusal(path, "other contents", "a file that stream_scan wrote")
     saved = content["options"]
     for name in [*options, *(name for name in saved if name not in options)]:
         if saved.get(name) != options.get(name):

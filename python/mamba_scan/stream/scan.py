@@ -1,5 +1,7 @@
 """The streaming engine's front: arguments, checks, and the result."""
 
+import numbers
+import operator
 import os
 import time
 from dataclasses import dataclass
@@ -109,9 +111,11 @@ def stream_scan(
           ``safetensors.safe_open(...).get_slice(name)``;
         - the path of a safetensors file with tensors of these names;
         - an iterable of chunks, each such a mapping or tuple, of any lengths;
-        - a function that returns the chunk that begins with a given step, of any length, or None at the end.
+        - a function that returns the chunk that begins with a given step, of any length; at the end None, or an empty
+          chunk.
 
-        B and C may also be (d, n), constant in time. An iterator and a function are called from another thread.
+        B and C may also be (d, n), constant in time, and then the same in every chunk. An iterator and a function are
+        called from another thread.
     sink
         Where y goes, of shape and dtype of u: a CPU tensor, a NumPy array or memmap, the path of a safetensors file
         to write (its tensor is called "y"; until it is complete the file is called ``<path>.partial``), a function
@@ -138,10 +142,11 @@ def stream_scan(
         error is a terminal. A function is called with (steps done, steps in all or None, steps per second), an object
         is used as a tqdm bar.
     resume : path, optional
-        The resume file. Where it exists, the scan goes on where the one that wrote it was interrupted, or refuses to.
-        While the scan runs it is kept up to date; at the end it is removed.
+        The resume file, in a folder that exists. Where it exists, the scan goes on where the one that wrote it was
+        interrupted, or refuses to. While the scan runs it is kept up to date; at the end it is removed.
     checkpoint_seconds : float
-        How often, at most, the resume file is written while all goes well. It is also written after a failure.
+        How often, at most, the resume file is written while all goes well. It is also written at the end, after a
+        failure too.
     seqlen : int, optional
         Number of steps, for an iterator or function that is to fill an array or a file.
     device : device, optional
@@ -164,7 +169,8 @@ def stream_scan(
         Nothing has been written then.
     Exception
         Whatever source, sink or progress raise, and KeyboardInterrupt. What is in the sink then is the beginning of
-        the right result; chunks that were already scanned are still written, unless it was the sink that failed.
+        the right result; chunks that were already scanned are still written, unless it was the sink that failed or
+        there is a second KeyboardInterrupt.
 
     Notes
     -----
@@ -176,15 +182,17 @@ def stream_scan(
     The resume file holds the state, the position, the options, fingerprints of the weights, the shapes of the inputs,
     and checksums of the inputs and of the result at the last steps (64 at most) of the last chunk. It is written after
     the sink has been flushed, and replaced in one step, so a killed process (or a power cut, for sinks that are files)
-    can be gone on with too. An iterator is then read from its beginning and skipped; a function is asked for the
-    position. A sink that is a function is given, after a kill, some chunks a second time; ``write(y, first_step)``
-    tells which. Going on needs a chunk length that may differ only by multiples of 2048 on a GPU, and gives bitwise
-    the result of an uninterrupted scan.
+    can be gone on with too. An iterator is then read from its beginning and skipped; a function is asked for step 0,
+    then for the chunk that holds the first of those last steps, and on from there, at the steps at which it would have
+    been asked without an interruption. A sink that is a function is given, after a kill, some chunks a second time;
+    ``write(y, first_step)`` tells which. Going on needs a chunk length that may differ only by multiples of 2048 on a
+    GPU, and gives bitwise the result of an uninterrupted scan.
 
     No gradients flow.
     """
+    path, seconds = _checked_resume(resume), _checked_seconds(checkpoint_seconds)
     call = _Call(source, A, D, delta_bias, delta_softplus, initial_state, layout, chunk, seqlen, device, copy_threads)
-    return call.run(sink, progress, None if resume is None else Path(resume), checkpoint_seconds)
+    return call.run(sink, progress, path, seconds)
 
 
 class _Call:
@@ -226,6 +234,8 @@ class _Call:
     def _check_inputs(self, A: torch.Tensor, state: torch.Tensor | None, layout: str, delta_softplus: bool) -> None:
         """Let the operator check shapes and dtypes of one step, without data."""
         steps = min(self.seqlen, 1) if self.seqlen is not None else 1
+        if state is not None and not isinstance(state, torch.Tensor):
+            raise ValueError(f"stream_scan: initial_state has type {type(state).__name__}; needs a torch.Tensor")
         specs = self.source.specs
         axis = specs["u"].time
         for name, spec in specs.items():
@@ -289,12 +299,12 @@ class _Call:
         position, tail = checkpoint.position, checkpoint.tail_steps
         if position > 0:
             first = position - tail
-            self.source.seek(first)
+            self.source.seek(first, checkpoint.origin)
             if self.source.available(first, tail) < tail:
                 raise resume.refuse_data(path, "source", checkpoint)
             inputs = []
             for name, spec in self.source.specs.items():
-                piece = torch.empty(spec.at(tail), dtype=spec.dtype)
+                piece = torch.empty(spec.at(tail), dtype=spec.dtype, device="cpu")
                 self.source.read(name, first, tail, piece, 1)
                 inputs.append(piece)
             self.source.done(first, tail)
@@ -352,33 +362,63 @@ class _Call:
         )
 
 
+def _whole(value: Any) -> int:
+    """Return a whole number of whatever library as int; -1 for anything else, True and False included."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
+
+
 def _checked_chunk(chunk: int | str, device: torch.device) -> int | None:
     """Return the length, None for "auto"."""
     if isinstance(chunk, str) and chunk == "auto":
         return None
-    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+    steps = _whole(chunk)
+    if steps < 1:
         raise ValueError(f"stream_scan: chunk is {chunk!r}; needs a number of steps, or 'auto'")
-    if device.type == "cuda" and chunk % MULTIPLE:
-        raise ValueError(f"stream_scan: chunk is {chunk}; needs a multiple of {MULTIPLE} on a GPU, or 'auto'")
-    return chunk
+    if device.type == "cuda" and steps % MULTIPLE:
+        raise ValueError(f"stream_scan: chunk is {steps}; needs a multiple of {MULTIPLE} on a GPU, or 'auto'")
+    return steps
 
 
 def _checked_threads(threads: int | None, device: torch.device) -> int:
     if threads is None:
         return 1 if device.type == "cpu" else min(max((os.cpu_count() or 2) // 2, 1), _MOST_COPY_THREADS)
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+    number = _whole(threads)
+    if number < 1:
         raise ValueError(f"stream_scan: copy_threads is {threads!r}; needs a number of at least 1")
-    return threads
+    return number
 
 
 def _checked_seqlen(seqlen: int | None, source: Source) -> int | None:
-    if seqlen is None or source.seqlen == seqlen:
+    if seqlen is None:
         return source.seqlen
-    if not isinstance(seqlen, int) or isinstance(seqlen, bool) or seqlen < 0:
+    steps = _whole(seqlen)
+    if steps < 0:
         raise ValueError(f"stream_scan: seqlen is {seqlen!r}; needs a number of steps")
-    if source.seqlen is not None:
-        raise ValueError(f"stream_scan: seqlen is {seqlen}; needs {source.seqlen}, the length of the source's arrays")
-    return seqlen
+    if source.seqlen not in (None, steps):
+        raise ValueError(f"stream_scan: seqlen is {steps}; needs {source.seqlen}, the length of the source's arrays")
+    return steps
+
+
+def _checked_resume(resume: str | os.PathLike | None) -> Path | None:
+    if resume is None:
+        return None
+    if not isinstance(resume, (str, os.PathLike)):
+        raise ValueError(f"stream_scan: resume has type {type(resume).__name__}; needs the path of a file")
+    path = Path(resume)
+    if path.is_dir():
+        raise ValueError(f"stream_scan: resume {str(path)!r} is a folder; needs the path of a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"stream_scan: resume {str(path)!r} is in no folder that exists; needs one")
+    return path
+
+
+def _checked_seconds(seconds: float) -> float:
+    if not isinstance(seconds, numbers.Real) or isinstance(seconds, bool) or not seconds >= 0:
+        raise ValueError(f"stream_scan: checkpoint_seconds is {seconds!r}; needs a number of seconds")
+    return float(seconds)
 
 
 def _check_progress(progress: Any) -> None:

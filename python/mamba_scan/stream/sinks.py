@@ -14,7 +14,6 @@ from .host_memory import HostArray, buffer_address, byte_view, copy, host_array,
 from .sources import Spec, read_safetensors_header
 
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_COMPARED_BYTES = 64
 
 
 class Sink:
@@ -98,7 +97,8 @@ class FileSink(Sink):
             _write_at(self._file, data[row * length : (row + 1) * length], offset)
 
     def read(self, first: int, steps: int) -> torch.Tensor | None:
-        y = torch.empty((*self._shape[: self._axis], steps, *self._shape[self._axis + 1 :]), dtype=self._dtype)
+        shape = (*self._shape[: self._axis], steps, *self._shape[self._axis + 1 :])
+        y = torch.empty(shape, dtype=self._dtype, device="cpu")
         length = steps * self._inner
         if length == 0:
             return y
@@ -131,9 +131,12 @@ class SafetensorsSink(FileSink):
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype, axis: int, resumed: bool) -> None:
         self._path, self._partial = path, partial_path(path)
+        self._current = self._partial
+        if path.is_dir():  # which no file can replace in the end
+            raise ValueError(f"stream_scan: sink {str(path)!r} is a folder; needs the path of a file")
         if resumed:
             if not self._partial.exists() and path.exists():  # ended between the last chunk and the last word
-                path.replace(self._partial)
+                self._current = path
             file, offset = self._reopen(shape, dtype)
         else:
             file, offset = self._create(shape, dtype)
@@ -162,18 +165,27 @@ class SafetensorsSink(FileSink):
         return file, len(header)
 
     def _reopen(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[BinaryIO, int]:
-        if not self._partial.exists():
+        if not self._current.exists():
             raise ValueError(f"stream_scan: sink {str(self._partial)!r} does not exist; needs the file to go on with")
-        header, offset = read_safetensors_header(self._partial, "sink")
+        header, offset = read_safetensors_header(self._current, "sink")
         entry = header.get("y", {})
         if entry.get("shape") != list(shape) or entry.get("dtype") != _SAFETENSORS_NAMES[dtype]:
-            raise ValueError(f"stream_scan: sink {str(self._partial)!r} holds {entry}; needs y of shape {shape}")
-        return self._partial.open("r+b", buffering=0), offset
+            raise ValueError(f"stream_scan: sink {str(self._current)!r} holds {entry}; needs y of shape {shape}")
+        return self._current.open("r+b", buffering=0), offset
+
+    def write(self, first: int, y: torch.Tensor) -> None:
+        if self._current == self._path:  # only now is it known to be the result to go on with
+            self._file.close()  # Windows renames no open file
+            self._path.replace(self._partial)
+            self._current = self._partial
+            self._file = self._partial.open("r+b", buffering=0)
+        super().write(first, y)
 
     def finish(self, durable: bool) -> None:
         super().finish(durable)
         self.close()
-        self._partial.replace(self._path)
+        if self._current != self._path:
+            self._partial.replace(self._path)
 
 
 def partial_path(path: Path) -> Path:
@@ -186,17 +198,7 @@ class MemmapSink(FileSink):
 
     def __init__(self, file: BinaryIO, offset: int, array: HostArray, axis: int) -> None:
         super().__init__(file, offset, tuple(array.tensor.shape), array.tensor.dtype, axis)
-        self._array, self._checked = array, False
-
-    def write(self, first: int, y: torch.Tensor) -> None:
-        super().write(first, y)
-        if self._checked or y.numel() == 0:
-            return
-        self._checked = True
-        count = min(_COMPARED_BYTES // y.element_size(), y.select(0, 0).numel())
-        seen = self._array.tensor.narrow(self._axis, first, y.shape[self._axis])[0].flatten()[:count]
-        if not torch.equal(seen.view(torch.uint8), y[0].flatten()[:count].view(torch.uint8)):
-            raise OSError("stream_scan: sink: the file at the memmap's path is not the one that is mapped")
+        self._array = array
 
     def close(self) -> None:
         super().close()
@@ -222,12 +224,20 @@ class CallableSink(Sink):
             self._consumer.flush()
 
 
-def _memmap_file(array: Any) -> tuple[BinaryIO, int] | None:
-    """Open the file below a dense NumPy memmap; return it and the offset of the array's first byte in it."""
+def _memmap_file(array: Any, host: HostArray) -> tuple[BinaryIO, int] | None:
+    """Open the file below a dense NumPy memmap; return it and the offset of the array's first byte in it.
+
+    None where there is none, or where another file has its path by now: then only the mapping leads to the right one.
+
+    Raises
+    ------
+    OSError
+        The disk is full.
+    """
     mapping, filename = getattr(array, "_mmap", None), getattr(array, "filename", None)
     if sys.platform == "win32" or not isinstance(mapping, mmap.mmap) or filename is None or array.mode == "c":
         return None  # on Windows a file has its disk space before it is mapped, and mapping and file may differ
-    if not array.flags.c_contiguous:
+    if not array.flags.c_contiguous or array.size == 0:
         return None
     # The offset of a view is that of the whole memmap, so measure how far its first byte is from the mapping's.
     begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
@@ -235,7 +245,31 @@ def _memmap_file(array: Any) -> tuple[BinaryIO, int] | None:
         file = Path(filename).open("r+b", buffering=0)  # noqa: SIM115 (closed by the sink)
     except OSError:
         return None
-    return file, begin + array.__array_interface__["data"][0] - buffer_address(mapping)
+    offset = begin + host.tensor.data_ptr() - buffer_address(mapping)
+    try:
+        if _is_mapped(byte_view(host.tensor), file, offset):
+            return file, offset
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+def _is_mapped(data: memoryview, file: BinaryIO, offset: int) -> bool:
+    """Whether memory is that of a file, which then shows every change of the first byte. The byte is put back."""
+    if os.fstat(file.fileno()).st_size < offset + len(data):
+        return False
+    os.posix_fallocate(file.fileno(), offset, 1)  # a change in a hole of a file on a full disk would end the process
+    before = data[0]
+    try:
+        for changed in (before ^ 1, before ^ 2):  # two: another file may have one of them there
+            data[0] = changed
+            if os.pread(file.fileno(), 1, offset) != data[:1]:
+                return False
+        return True
+    finally:
+        data[0] = before
 
 
 def open_sink(sink: Any, y: Spec, seqlen: int | None, threads: int, resumed: bool) -> Sink:
@@ -273,6 +307,6 @@ def open_sink(sink: Any, y: Spec, seqlen: int | None, threads: int, resumed: boo
         raise ValueError(f"stream_scan: sink has shape {tuple(array.tensor.shape)}; needs {needed}")
     if array.tensor.dtype is not y.dtype:
         raise ValueError(f"stream_scan: sink has dtype {array.tensor.dtype}; needs {y.dtype}, the dtype of u")
-    if (opened := _memmap_file(sink)) is not None:
+    if (opened := _memmap_file(sink, array)) is not None:
         return MemmapSink(*opened, array, y.time)
     return ArraySink(array, y.time, threads, getattr(sink, "flush", None))

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from .channel import ClosedError
 from .host_memory import HostArray, copy, host_array, is_numpy_array, mapped_tensor, span_bytes
 
 NAMES = ("u", "delta", "B", "C", "z")
@@ -18,6 +19,7 @@ _REQUIRED = NAMES[:4]
 _SAFETENSORS_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MAPPED_BYTES = 32 << 20  # of a file, mapped at a time
 _HEADER_LIMIT = 100 << 20  # bytes; the safetensors format's own
+_END = object()  # of an iterator
 
 
 def _fail(text: str) -> NoReturn:
@@ -46,10 +48,15 @@ class Spec:
         return math.prod(self.at(1)) * self.dtype.itemsize
 
 
-def _time_axis(name: str, ndim: int, layout: str) -> int | None:
-    if name in ("B", "C") and ndim == 2:
+def _time_axis(name: str, shape: tuple[int, ...], layout: str, where: str) -> int | None:
+    """Return the sequence axis of an input, None where it is constant in time."""
+    if name in ("B", "C") and len(shape) == 2:
         return None
-    return 1 if layout == "bld" else ndim - 1
+    if name in ("B", "C") and len(shape) not in (3, 4):
+        _fail(f"{where} has shape {shape}; needs 3 or 4 axes, or 2 where it is constant in time")
+    if name not in ("B", "C") and len(shape) != 3:
+        _fail(f"{where} has shape {shape}; needs 3 axes, (batch, seqlen, dim) or (batch, dim, seqlen)")
+    return 1 if layout == "bld" else len(shape) - 1
 
 
 class Source:
@@ -84,8 +91,15 @@ class Source:
     def done(self, first: int, steps: int) -> None:
         """Take note that these steps have been read."""
 
-    def seek(self, first: int) -> None:
-        """Go to a step before anything has been read, as a resumed scan does."""
+    def origin(self, step: int) -> int:
+        """Return where to begin, in a later scan, to come by a step that is about to be read as now."""
+        return step
+
+    def seek(self, first: int, origin: int) -> None:
+        """Go to a step before anything has been read, as a resumed scan does; ``origin``: what origin() told of it."""
+
+    def close(self) -> None:
+        """Let another thread's call that waits for steps end, with ClosedError, as soon as it can."""
 
     @property
     def step_bytes(self) -> int:
@@ -97,21 +111,19 @@ class ArraySource(Source):
     """One array per input: tensors, NumPy arrays, tensors in safetensors files."""
 
     def __init__(self, inputs: Mapping[str, Any], layout: str) -> None:
-        _check_names(inputs.keys(), "source")
+        _check_names(inputs, "source")
         self._readers = {
             name: _reader(inputs[name], f"source['{name}']") for name in NAMES if inputs.get(name) is not None
         }
         self.specs, self.constants = {}, {}
         for name, reader in list(self._readers.items()):
-            axis = _time_axis(name, len(reader.shape), layout)
+            axis = _time_axis(name, reader.shape, layout, f"source['{name}']")
             if axis is None:
                 self.constants[name] = reader.whole()
                 del self._readers[name]
             else:
                 self.specs[name] = Spec(reader.shape, reader.dtype, axis)
         u = self.specs["u"]
-        if len(u.shape) != 3:
-            _fail(f"source['u'] has shape {u.shape}; needs 3 axes, (batch, seqlen, dim) or (batch, dim, seqlen)")
         self.seqlen: int = u.shape[u.time]
 
     def available(self, first: int, steps: int) -> int:
@@ -190,12 +202,11 @@ def _reader(value: Any, name: str) -> _ArrayReader | _SliceReader:
     return _ArrayReader(host_array(value, name))
 
 
-def _check_names(names: Iterable[str], where: str) -> None:
-    names = set(names)
-    if missing := [name for name in _REQUIRED if name not in names]:
+def _check_names(inputs: Mapping[str, Any], where: str) -> None:
+    if missing := [name for name in _REQUIRED if inputs.get(name) is None]:
         _fail(f"{where} lacks {', '.join(missing)}; needs u, delta, B and C, and z where there is a gate")
-    if unknown := sorted(names - set(NAMES)):
-        _fail(f"{where} has {', '.join(map(repr, unknown))}; needs u, delta, B, C and optionally z, nothing else")
+    if unknown := sorted(map(repr, inputs.keys() - set(NAMES))):
+        _fail(f"{where} has {', '.join(unknown)}; needs u, delta, B, C and optionally z, nothing else")
 
 
 def _named(value: Any, where: str) -> Mapping[str, Any]:
@@ -227,9 +238,11 @@ def read_safetensors_header(path: Path, name: str) -> tuple[dict[str, Any], int]
             header.pop("__metadata__", None)
             for entry in header.values():
                 first, last = entry["data_offsets"]
+                if not all(type(number) is int and number >= 0 for number in (first, last, *entry["shape"])):
+                    raise ValueError("a shape or an offset that is no number")
                 if not 0 <= first <= last <= size - 8 - length or not isinstance(entry["dtype"], str):
                     raise ValueError("a tensor lies outside of the file")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _fail(f"{name} {str(path)!r} is no safetensors file ({error})")
     return header, 8 + length
 
@@ -258,6 +271,8 @@ def _open_safetensors(path: Path) -> dict[str, HostArray]:
 class ChunkSource(Source):
     """Chunks of any length from an iterator, or from a function of the step that a chunk is to begin with.
 
+    A function ends the sequence with None or an empty chunk; an iterator does by ending, its chunks may be empty.
+
     The pieces that make up a chunk of the scan are held until they are copied, so memory is bounded by the longer of
     the two kinds of chunk.
     """
@@ -268,40 +283,38 @@ class ChunkSource(Source):
         self._function = chunks if callable(chunks) else None
         self._count = 0  # chunks that have arrived
         self._read = 0  # first step of what is held
-        self._held: list[dict[str, torch.Tensor]] = []
+        self._held: list[tuple[int, dict[str, torch.Tensor]]] = []  # step that each began with when it came, pieces
         self._steps = 0  # that are held
+        self._closed = False
         self.seqlen = None
         first = self._fetch(0)
         if first is None:
             _fail("source has no chunk; needs at least one, which may be empty")
-        _check_names(first.keys(), "source: chunk 0")
+        _check_names(first, "source: chunk 0")
         self.specs, self.constants = {}, {}
         for name in (name for name in NAMES if name in first):
             tensor = first[name]
-            axis = _time_axis(name, tensor.ndim, layout)
+            axis = _time_axis(name, tuple(tensor.shape), layout, f"source: chunk 0: {name}")
             if axis is None:
                 self.constants[name] = tensor.clone()
                 continue
-            if tensor.ndim < 3:
-                _fail(f"source: chunk 0: {name} has shape {tuple(tensor.shape)}; needs at least 3 axes")
             shape = tuple(0 if i == axis else size for i, size in enumerate(tensor.shape))
             self.specs[name] = Spec(shape, tensor.dtype, axis)
-        self._hold(first)
+        self._first_constants = dict(self.constants)  # as they came: the scan moves and converts its own
+        self._take(first)
 
     def available(self, first: int, steps: int) -> int:
         assert first == self._read, "chunks are read in order"
         while self._steps < steps and self.seqlen is None:
-            chunk = self._fetch(self._read + self._steps)
-            if chunk is None:
-                self.seqlen = self._read + self._steps
-            else:
-                self._hold(chunk)
+            if self._closed:  # looked at each time: an iterator may go on with empty chunks for ever
+                raise ClosedError
+            self._take(self._fetch(self._read + self._steps))
         return min(steps, self._steps)
 
     def read(self, name: str, first: int, steps: int, out: torch.Tensor, threads: int) -> None:
         axis = self.specs[name].time
         filled = 0
-        for piece in self._held:
+        for _, piece in self._held:
             take = min(steps - filled, piece[name].shape[axis])
             copy(out.narrow(axis, filled, take), piece[name].narrow(axis, 0, take), threads)
             filled += take
@@ -312,29 +325,39 @@ class ChunkSource(Source):
         self._read += steps
         self._steps -= steps
         while self._held and steps > 0:
-            piece = self._held[0]
+            begin, piece = self._held[0]
             length = self._length(piece)
             if length > steps:
                 cut = {n: x.narrow(self.specs[n].time, steps, length - steps) for n, x in piece.items()}
-                self._held[0] = cut
+                self._held[0] = begin, cut
                 return
             steps -= length
             self._held.pop(0)
 
-    def seek(self, first: int) -> None:
-        """Skip to a step: a function is asked for it, an iterator is read and what comes before is dropped."""
-        if self._function is not None:
-            self._held, self._steps, self._read, self.seqlen = [], 0, first, None
-            return
+    def origin(self, step: int) -> int:
+        end = self._read
+        for begin, piece in self._held:
+            end += self._length(piece)
+            if step < end:
+                return begin
+        return step
+
+    def seek(self, first: int, origin: int) -> None:
+        """Skip to a step: a function is asked from the origin on, an iterator is read from its beginning."""
+        if self._function is not None and origin > 0:  # what a function returned for step 0 is held already
+            self._held, self._steps, self._read, self.seqlen = [], 0, origin, None
         while self._read < first:
             steps = self.available(self._read, min(first - self._read, max(self._steps, 1)))
             if steps == 0:
                 _fail(f"source ends after {self._read} steps; needs more than {first}, where the scan goes on")
             self.done(self._read, steps)
 
+    def close(self) -> None:
+        self._closed = True
+
     def _fetch(self, position: int) -> dict[str, torch.Tensor] | None:
-        chunk = self._function(position) if self._function is not None else next(self._iterator, None)
-        if chunk is None:
+        chunk = self._function(position) if self._function is not None else next(self._iterator, _END)
+        if chunk is _END or (chunk is None and self._function is not None):
             return None
         where = f"source: chunk {self._count}"
         self._count += 1
@@ -346,8 +369,18 @@ class ChunkSource(Source):
     def _length(self, chunk: dict[str, torch.Tensor]) -> int:
         return chunk["u"].shape[self.specs["u"].time]
 
-    def _hold(self, chunk: dict[str, torch.Tensor]) -> None:
-        """Take over a chunk that fits the first one; private memory, because the giver may use his again."""
+    def _take(self, chunk: dict[str, torch.Tensor] | None) -> None:
+        """Hold a chunk that fits the first one, or take note of the end, which an empty one of a function is, too."""
+        begin = self._read + self._steps
+        steps = 0 if chunk is None else self._checked_steps(chunk, begin)
+        if chunk is None or (steps == 0 and self._function is not None):
+            self.seqlen = begin
+        elif steps:  # in private memory, because the giver may use his again
+            self._held.append((begin, {name: chunk[name].clone() for name in self.specs}))
+            self._steps += steps
+
+    def _checked_steps(self, chunk: dict[str, torch.Tensor], begin: int) -> int:
+        """Return how many steps a chunk has that fits the first one."""
         where = f"source: chunk {self._count - 1}"
         wanted = self.specs.keys() | self.constants.keys()
         if chunk.keys() != wanted:
@@ -359,9 +392,14 @@ class ChunkSource(Source):
                 _fail(f"{where}: {name} has shape {tuple(tensor.shape)}; needs {spec.at(steps)}")
             if tensor.dtype is not spec.dtype:
                 _fail(f"{where}: {name} has dtype {tensor.dtype}; needs {spec.dtype}, as in the first")
-        if steps:
-            self._held.append({name: chunk[name].clone() for name in self.specs})
-            self._steps += steps
+        for name, first in self._first_constants.items():
+            tensor, at = chunk[name], f"{where}, from step {begin} on: {name}"
+            if tensor.shape != first.shape or tensor.dtype is not first.dtype:
+                got, needed = (f"shape {tuple(x.shape)}, dtype {x.dtype}" for x in (tensor, first))
+                _fail(f"{at} has {got}; needs {needed}, as in the first")
+            if not torch.allclose(tensor, first, rtol=0, atol=0, equal_nan=True):
+                _fail(f"{at} has other values than in the first; needs the same ones, being constant in time")
+        return steps
 
 
 def open_source(source: Any, layout: str) -> Source:
