@@ -1,7 +1,9 @@
 #include "trace/memory_recorder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace mamba_scan::trace {
 namespace {
@@ -10,11 +12,12 @@ using Json = nlohmann::ordered_json;  // readers look at the first key of the fi
 
 constexpr int kFormatVersion = 1;
 constexpr int kProcess = 1;
-// Host rows of the timeline. Events on one row must nest, and these three kinds may overlap each other.
+// Host rows of the timeline, a kind of event each.
 constexpr int kCallRow = 1;
 constexpr int kCompileRow = 2;
 constexpr int kCopyRow = 3;
 constexpr int kChunkRow = 4;
+constexpr int kRows = 4;
 
 // Three decimals, so that no number is ever printed with an exponent.
 double microseconds(double value) { return std::round(value * 1000.0) / 1000.0; }
@@ -30,7 +33,7 @@ Json event(const char* category, const std::string& name, int row, double start_
           {"args", std::move(args)}};
 }
 
-Json row_name(int row, const char* name) {
+Json row_name(int row, const std::string& name) {
   return {{"ph", "M"}, {"name", "thread_name"}, {"pid", kProcess}, {"tid", row}, {"args", {{"name", name}}}};
 }
 
@@ -64,6 +67,29 @@ Json to_event(const Copy& copy) {
 Json to_event(const Chunk& chunk) {
   return event("chunk", "chunk " + std::to_string(chunk.index), kChunkRow, chunk.start_us, chunk.duration_us,
                {{"chunk", chunk.index}, {"first_step", chunk.first_step}, {"steps", chunk.steps}});
+}
+
+// Events on one row must not overlap, and threads that compile or launch side by side do: as many rows as it takes.
+void append(std::vector<Json> added, int row, const std::string& name, Json& events) {
+  std::stable_sort(added.begin(), added.end(), [](const Json& a, const Json& b) { return a["ts"] < b["ts"]; });
+  std::vector<double> ends(1, 0);  // of the last event of each row
+  for (Json& event : added) {
+    const double start = event["ts"];
+    auto free = std::find_if(ends.begin(), ends.end(), [&](double end) { return end <= start; });
+    if (free == ends.end()) free = ends.insert(ends.end(), 0);
+    *free = start + event["dur"].get<double>();
+    event["tid"] = row + kRows * (free - ends.begin());
+  }
+  for (std::size_t i = 0; i < ends.size(); ++i)
+    events.push_back(row_name(row + kRows * static_cast<int>(i), i == 0 ? name : name + ", " + std::to_string(i + 1)));
+  for (Json& event : added) events.push_back(std::move(event));
+}
+
+template <class Reports>
+std::vector<Json> to_events(const Reports& reports) {
+  std::vector<Json> events;
+  for (const auto& report : reports) events.push_back(to_event(report));
+  return events;
 }
 
 }  // namespace
@@ -124,16 +150,14 @@ void MemoryRecorder::clear() {
 
 std::string MemoryRecorder::to_json() const {
   Json events = Json::array();
-  events.push_back(row_name(kCallRow, "host: kernel launches"));
-  events.push_back(row_name(kCompileRow, "host: compiles"));
-  events.push_back(row_name(kCopyRow, "host: copies"));
-  events.push_back(row_name(kChunkRow, "host: streaming chunks"));
   {
     const std::lock_guard lock(mutex_);
-    for (std::size_t i = 0; i < kernel_launches_.size(); ++i) events.push_back(to_event(kernel_launches_[i], i));
-    for (const Compile& compile : compiles_) events.push_back(to_event(compile));
-    for (const Copy& copy : copies_) events.push_back(to_event(copy));
-    for (const Chunk& chunk : chunks_) events.push_back(to_event(chunk));
+    std::vector<Json> launches;
+    for (std::size_t i = 0; i < kernel_launches_.size(); ++i) launches.push_back(to_event(kernel_launches_[i], i));
+    append(to_events(compiles_), kCompileRow, "host: compiles", events);
+    append(to_events(copies_), kCopyRow, "host: copies", events);
+    append(to_events(chunks_), kChunkRow, "host: streaming chunks", events);
+    append(std::move(launches), kCallRow, "host: kernel launches", events);
   }
   Json document;
   document["displayTimeUnit"] = "ms";

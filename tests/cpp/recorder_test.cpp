@@ -1,6 +1,7 @@
 // The in-memory recorder and its JSON.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -111,6 +112,26 @@ TEST(MemoryRecorder, EveryKindOfReportIsKeptAndWritten) {
   EXPECT_EQ(first_of(document, "compile").at("args").at("compile_ms"), 321.5);
   EXPECT_EQ(first_of(document, "copy").at("name"), "device_to_host");
   EXPECT_EQ(first_of(document, "chunk").at("args").at("chunk"), 2);
+}
+
+TEST(MemoryRecorder, EventsThatOverlapAreOnRowsOfTheirOwn) {
+  MemoryRecorder recorder;
+  for (const auto& [start, duration] : {std::pair{10.0, 5.0}, {0.0, 12.0}, {1.0, 2.0}, {4.0, 3.0}, {12.0, 1.0}})
+    recorder.compile({"v", "sm_90", "compiled", "abc123", start, duration, 1, ""});
+  std::map<double, int> rows;  // by start
+  std::map<int, std::string> names;
+  const Json document = Json::parse(recorder.to_json());
+  for (const Json& event : document.at("traceEvents")) {
+    if (event.value("cat", "") == "compile") rows[event.at("ts")] = event.at("tid");
+    if (event.at("ph") == "M") names[event.at("tid")] = event.at("args").at("name");
+  }
+  EXPECT_EQ(rows[0], rows[12]);
+  EXPECT_EQ(rows[1], rows[4]);
+  EXPECT_EQ(rows[1], rows[10]);
+  EXPECT_NE(rows[0], rows[1]);
+  EXPECT_EQ(names[rows[0]], "host: compiles");
+  EXPECT_EQ(names[rows[1]], "host: compiles, 2");
+  EXPECT_EQ(names.size(), 5u) << "rows of other kinds are others";
 }
 
 TEST(MemoryRecorder, AStrayByteInALogDoesNotCostTheRecording) {
