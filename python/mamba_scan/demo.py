@@ -153,7 +153,7 @@ def _progress_bar(total: int, quiet: bool) -> AbstractContextManager:
 
 
 def _resolve(options: argparse.Namespace) -> ChunkSource:
-    device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"), "demo")
+    device = usable_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"), "demo: --device")
     on_gpu = device.type == "cuda"
     dtype = DTYPES[options.dtype or ("float16" if on_gpu else "float32")]
     chunk = (65536 if on_gpu else 1024) if options.chunk is None else options.chunk

@@ -69,7 +69,7 @@ class StreamingScan:
             if vector is not None and tuple(vector.shape) != (A.shape[0],):
                 shape, needed = tuple(vector.shape), (A.shape[0],)
                 raise ValueError(f"StreamingScan: {name} has shape {shape}; needs {needed} = (dim,)")
-        device = A.device if device is None else usable_device(device, "StreamingScan")
+        device = A.device if device is None else usable_device(device, "StreamingScan: device")
         self._A = _parameter(A, device)
         self._D = None if D is None else _parameter(D, device)
         self._delta_bias = None if delta_bias is None else _parameter(delta_bias, device)
@@ -106,8 +106,8 @@ class StreamingScan:
         """Take over a state, (b, d, n), that another scan had after ``position`` steps."""
         if not isinstance(state, torch.Tensor):
             raise ValueError(f"StreamingScan: the state has type {type(state).__name__}; needs a torch.Tensor")
-        needed = self.state_shape(state.shape[0] if state.ndim == 3 else 1)
-        if tuple(state.shape) != needed:
+        if state.ndim != 3 or state.shape[1:] != self._A.shape:
+            needed = ("batch", *self._A.shape)
             raise ValueError(f"StreamingScan: the state has shape {tuple(state.shape)}; needs {needed}")
         if state.is_complex() != self._A.is_complex():
             raise ValueError(f"StreamingScan: the state has dtype {state.dtype}; needs {self._A.dtype}")
@@ -218,9 +218,6 @@ class StreamingScan:
                 raise ValueError(f"StreamingScan: the state has {name} = {saved.get(name)!r}; needs {own!r}")
         state = state_dict["state"]
         if state is not None:
-            if isinstance(state, torch.Tensor) and (state.ndim != 3 or tuple(state.shape[1:]) != tuple(self._A.shape)):
-                needed = ("batch", *self._A.shape)
-                raise ValueError(f"StreamingScan: the state has shape {tuple(state.shape)}; needs {needed}")
             self.go_on_from(state, int(state_dict["position"]))
             return
         self.reset()
@@ -239,17 +236,16 @@ class StreamingScan:
         }
 
 
-def usable_device(device: torch.device | str, who: str) -> torch.device:
-    """Return a device that scans can run on, or raise a ValueError."""
+def usable_device(device: torch.device | str, name: str) -> torch.device:
+    """Return a device that scans can run on, or raise a ValueError with the argument's name."""
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{who}: device is {device!r}; needs cpu, cuda or cuda:N") from error
+        raise ValueError(f"{name} is {device!r}; needs cpu, cuda or cuda:N") from error
     if wanted.type not in ("cpu", "cuda"):
-        raise ValueError(f"{who}: device is {wanted}; needs cpu, cuda or cuda:N")
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ValueError(f"{who}: device is {wanted}, and this torch sees {found} GPUs; needs one of them, or cpu")
+        raise ValueError(f"{name} is {wanted}; needs cpu, cuda or cuda:N")
+    if wanted.type == "cuda" and (wanted.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"{name} is {wanted}, and this torch sees {count} GPUs; needs cpu or one of them")
     return wanted
 
 

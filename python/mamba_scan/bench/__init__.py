@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..demo import DTYPES
+from ..streaming import usable_device
 from . import report
 from .cases import LAYOUTS, PRESETS, Case, parse_shape, preset_cases
 from .contenders import find_contenders
@@ -35,17 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _device_of(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"bench: --device is {name!r}; needs cpu, cuda or cuda:N")
+    device = usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu"), "bench: --device")
     if device.type == "cpu":
         return device
-    count = torch.cuda.device_count()
-    if (device.index or 0) >= count:
-        raise ValueError(f"bench: --device is {device}, and this torch sees {count} GPUs; needs cpu or one of them")
     return torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
 
 
