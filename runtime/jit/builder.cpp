@@ -13,6 +13,7 @@
 #include "jit/compiler.h"
 #include "jit/jit_error.h"
 #include "platform/log.h"
+#include "platform/processors.h"
 #include "trace/recorder.h"
 
 namespace mamba_scan::jit {
@@ -201,8 +202,7 @@ std::vector<BuildResult> Builder::build_many(const std::vector<Variant>& variant
       }
     }
   };
-  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
-  const std::size_t wanted = threads > 0 ? static_cast<std::size_t>(threads) : cores;
+  const auto wanted = static_cast<std::size_t>(threads > 0 ? threads : platform::usable_processors());
   std::vector<std::jthread> others;
   try {
     for (std::size_t i = 1; i < std::min(wanted, variants.size()); ++i) others.emplace_back(work);

@@ -13,15 +13,6 @@
 namespace mamba_scan::jit {
 namespace {
 
-// The absolute path of a library that a relative one means now, or a bare name to the loader.
-std::string file_named(const std::string& path) {
-  const std::string absolute = platform::absolute_path(path);
-  platform::FileInfo info;
-  if (path != platform::file_name(path) || platform::file_info(absolute, &info)) return absolute;
-  const auto library = platform::DynamicLibrary::try_open_system(path, nullptr);
-  return library && platform::is_absolute(library->path()) ? library->path() : absolute;
-}
-
 // Changes when the file is replaced, or the builtins beside it; nothing where that cannot be seen.
 std::optional<std::string> fingerprint(const std::string& path) {
   std::vector<platform::FileInfo> files;
@@ -98,6 +89,14 @@ class SystemNvrtcEnvironment : public NvrtcEnvironment {
   }
 
  private:
+  // The absolute path of a library that a relative one means now, or a bare name to the loader.
+  std::string file_named(const std::string& path) const {
+    const std::string absolute = platform::absolute_path(path);
+    platform::FileInfo info;
+    if (path != platform::file_name(path) || platform::file_info(absolute, &info)) return absolute;
+    return system_library(path).value_or(absolute);
+  }
+
   DiskCache* cache_;
 };
 

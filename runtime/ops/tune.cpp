@@ -8,7 +8,6 @@
 #include <future>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -22,6 +21,7 @@
 #include "ops/selective_scan.h"
 #include "ops/tuning.h"
 #include "platform/error.h"
+#include "platform/processors.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -238,7 +238,7 @@ void compile(const std::vector<Candidate>& candidates, std::size_t first, const 
       variants.push_back(std::move(variant));
   std::atomic<std::size_t> next{0};
   std::vector<std::future<void>> workers;
-  for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i)
+  for (int i = 0; i < platform::usable_processors(); ++i)
     workers.push_back(std::async(std::launch::async | std::launch::deferred, [&] {
       const driver::ContextGuard guard(*device.driver, device.context);
       for (std::size_t k = next++; k < variants.size(); k = next++) {

@@ -205,12 +205,13 @@ std::optional<TunedChoice> Tuning::use(const SelectiveScanProblem& problem, std:
 bool Tuning::keep(const SelectiveScanProblem& problem, std::optional<TunedChoice> choice) {
   use(problem, choice);
   std::map<std::uint64_t, TunedChoice> choices = kept();
-  choices.erase(problem_class(problem));
-  if (choice) choices[problem_class(problem)] = *std::move(choice);
+  const std::uint64_t key = problem_class(problem);
+  choices.erase(key);
+  if (choice) choices[key] = *std::move(choice);
   Json json = {{"version", package_version()}, {"device", device_}, {"choices", Json::array()}};
-  for (const auto& [key, tuned] : choices) {
+  for (const auto& [tuned_class, tuned] : choices) {
     Json& entry = json["choices"].emplace_back(choice_to_json(tuned.choice));
-    entry["class"] = hex(key);
+    entry["class"] = hex(tuned_class);
     entry["problem"] = tuned.problem;
     entry["us"] = tuned.us;
     entry["untuned_us"] = tuned.untuned_us;
