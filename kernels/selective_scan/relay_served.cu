@@ -9,8 +9,7 @@
 //   scanner  ready(t) | decays and inputs of a turn | wait, take its steps, hand on | outputs | done(t)
 //
 // ready and done are events; a tile is done when all of its turns are. relay.cu sums up what a turn makes of any state,
-// so that handing on takes one fma. Here turns are short, and all their steps are taken between waiting and handing on:
-// the sum took a sixth of what the exponential unit and the fp32 pipes have to do, see forward.cu.
+// so that handing on takes one fma. Here turns are short, and of many states only some steps are joined (kJoined).
 //
 // Measured on an H200, a block of 8 warps that scan 16 channels, 8 states of a lane, and 4 that serve them; 1, 1024,
 // 2048 in us, fp16 without options:
@@ -18,10 +17,13 @@
 //   sums of turns, the row's A read once a turn                                      21.4
 //   steps taken, servers' copies before what they need of the row                    19.3
 //   A in registers, inputs and outputs by step (kByStep), not by channel             18.3
+//   steps joined by four                                                             17.7
 //
-// The last took 25 reads and writes of 128 bytes a step from shared memory, which can do one in a clock, to 20 of now
-// 28 clocks. Of no use there: 16 steps of 4 states of a lane and half of the channels, twice as many warps with 8 steps
-// (B and C are read twice as often), 4 states handed on before the others.
+// By two it takes 18.3, by eight 18.1. A step now takes 27.4 clocks, in which a scheduler issues 20 instructions and
+// the exponential unit is busy for 16; without waiting for one another the warps take 29, and without what servers
+// do 24.8. Of no use: 16 steps of 4 states of a lane and half of the channels, twice as many warps with 8 steps (B and
+// C are read twice as often), 4 states handed on before the others; one turn's outputs summed up among the next one's
+// exponentials (20.5: what a warp holds of the next tile is missing to the servers).
 //
 // Constants: see warp_tile.cuh. MS_UNROLL steps are a turn. MS_SHARED_BYTES is the dynamic shared memory that the
 // launch provides. Real states that one launch holds, of one channel of a lane, two lanes or more to a channel; B and C
@@ -114,9 +116,18 @@ __device__ __forceinline__ void read_step(const float* projection, int at, int t
   read_states(projection + at + t * kPaddedStates, 0, 0, to);
 }
 
+// Steps that are joined while they are evaluated: what several of them make of the state before is known before the
+// wait, and fewer fmas stand between waiting and handing on. More than that, joining has the compiler spread the
+// exponentials among the fp32 instructions: where nothing needs their results before the wait, it puts all of them
+// right before it, one after another. Of few states enough warps share a scheduler.
+constexpr int kJoined = kStates > 4 ? 4 : 1;
+static_assert(kSteps % kJoined == 0, "a turn has whole groups of joined steps");
+
+// Until it is known what the turn begins with, the state after a step is decay * before + state, `before` being the
+// state before the group of joined steps; then it is `state`.
 struct Steps {
   float decay[kSteps][kStates];
-  float state[kSteps][kStates];  // after the step; until it is known what the turn begins with, the step's input
+  float state[kSteps][kStates];
 };
 
 __device__ __forceinline__ void evaluate_steps(const States& A, const Slot& slot, int at, const Inputs& inputs,
@@ -129,12 +140,40 @@ __device__ __forceinline__ void evaluate_steps(const States& A, const Slot& slot
     for (int s = 0; s < kStates; ++s) {
       steps.decay[t][s] = exp2_fast(inputs.delta[t][0] * A[0][s]);
       steps.state[t][s] = inputs.delta_u[t][0] * B[s];
+      if (t % kJoined == 0) continue;
+      steps.state[t][s] += steps.decay[t][s] * steps.state[t - 1][s];
+      steps.decay[t][s] *= steps.decay[t - 1][s];
     }
   }
 }
 
-// Waits for the state that the turn begins with, takes the steps, and hands on the state that the turn ends with. This
-// is what all turns of a row wait for, one after another, so it stands in a loop of a single round: the compiler moves
+// From the state before the turn to the one after it. The last step of each group keeps the state before the group.
+__device__ __forceinline__ void pass_groups(States& state, Steps& steps) {
+#pragma unroll
+  for (int last = kJoined - 1; last < kSteps; last += kJoined)
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) {
+      const float before = state[0][s];
+      state[0][s] = steps.decay[last][s] * before + steps.state[last][s];
+      steps.state[last][s] = before;
+    }
+}
+
+// After that, the states after all steps; `after` is the one after the turn.
+__device__ __forceinline__ void fill_groups(const States& after, Steps& steps) {
+#pragma unroll
+  for (int last = kJoined - 1; last < kSteps; last += kJoined)
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) {
+      const float before = steps.state[last][s];
+#pragma unroll
+      for (int t = last + 1 - kJoined; t < last; ++t) steps.state[t][s] += steps.decay[t][s] * before;
+      steps.state[last][s] = last + 1 < kSteps ? steps.state[last + kJoined][s] : after[0][s];
+    }
+}
+
+// Waits for the state that the turn begins with, hands on the state that it ends with, and takes the steps. This is
+// what all turns of a row wait for, one after another, so it stands in a loop of a single round: the compiler moves
 // nothing into a loop, and would do part of what comes before it after the wait, and of what comes after it before
 // handing on.
 __device__ __forceinline__ void take_steps(const SelectiveScanForwardParams& params, Block& block, int warp, bool first,
@@ -145,15 +184,12 @@ __device__ __forceinline__ void take_steps(const SelectiveScanForwardParams& par
     if (!first) barrier_wait<kOfTwoWarps>(warp);
     States state;
     read_handed(block.handed[warp], id, state);
-#pragma unroll
-    for (int t = 0; t < kSteps; ++t)
-#pragma unroll
-      for (int s = 0; s < kStates; ++s)
-        steps.state[t][s] = state[0][s] = steps.decay[t][s] * state[0][s] + steps.state[t][s];
+    pass_groups(state, steps);
     if (!last) {
       write_handed(block.handed[next], id, state);
       barrier_arrive<kOfTwoWarps>(next);
     }
+    fill_groups(state, steps);
   } while (params.segment_tiles != 0);  // never: there are no segments
 }
 

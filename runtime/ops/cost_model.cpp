@@ -247,22 +247,24 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
   return starts + rounds * in_waves(blocks, resident, round);
 }
 
-// Servers make tiles ready, for each block its own, and schedulers take turns on those of all blocks. Fitted to 196
-// plans of 78 scans on an H200, 4.5 % off on average.
+// Servers make tiles ready, for each block its own, and schedulers take turns on those of all blocks. Fitted on an H200
+// to 196 plans of 78 scans, 4.5 % off on average; then, for many states of a lane, whose steps are joined since
+// (kJoined in relay_served.cu), to 38 more, 3 % off.
 double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
   constexpr double kOnce = 7390, kOnceOfOption = 1046, kNextBlocks = 1300;
   constexpr double kNextRound = 4150, kNextRoundAlone = 2000, kNextRoundOfStep = 119;
   constexpr double kOfTile = 656, kElement = 14;
-  constexpr double kOwned = 66.5, kOwnedByStep = 20.4, kOfOption = 25.4;  // of a step and channel
-  constexpr double kOfTurn = 340, kOfTurnState = 67.4, kOfTurnOption = 30.4;
+  constexpr double kOwned = 66.5, kOwnedOfMany = 105, kOwnedByStep = 20.4, kOfOption = 25.4;  // of a step and channel
+  constexpr double kOfTurnOfFew = 610, kOfTurnOfMany = 802, kOfTurnOption = 45;
   constexpr double kUnaligned = 1315, kOnceUnaligned = 5100;
-  const int options = v.states > 4 ? v.softplus + v.has_z : 0;
-  const double of_turn = kOfTurn + kOfTurnState * v.states + kOfTurnOption * options;
+  const bool is_many = v.states > 4, is_by_step = !v.seq_contiguous && moves_vectors(v);
+  const int options = is_many ? v.softplus + v.has_z : 0;
+  const double of_turn = (is_many ? kOfTurnOfMany : kOfTurnOfFew) + kOfTurnOption * options;
   const double next_round = resident == 1 ? kNextRoundAlone + kNextRoundOfStep * v.tile : kNextRound;
   const double expanding = 2 * v.tile / 32.0 * v.dstate * kElement;
   const double own = static_cast<double>(v.tile) / v.lanes;  // steps of a channel that a lane of a server has
-  const double owned = !v.seq_contiguous && moves_vectors(v) ? kOwnedByStep : kOwned;
-  const double tile = kOfTile + (moves_vectors(v) ? 0 : kUnaligned) + expanding +
+  const double owned = is_by_step ? kOwnedByStep : is_many ? kOwnedOfMany : kOwned;
+  const double tile = (is_many && !is_by_step ? 0 : kOfTile) + (moves_vectors(v) ? 0 : kUnaligned) + expanding +
                       own * (owned + kOfOption * v.softplus + kOfOption * v.has_z);
   const double server = tile / v.tiles_apart(), turns = of_turn / 4 * v.tile / v.unroll;
   const auto round = [&](Index blocks) {

@@ -63,7 +63,8 @@ TEST(RelayServedPlan, TakesPromptsOfModels) {
   EXPECT_TRUE(taken(1024, 2560)) << "more rows than multiprocessors hold at once";
   EXPECT_TRUE(taken(512, 2048, 32));
   EXPECT_TRUE(taken(1001, 2048)) << "rows begin anywhere";
-  EXPECT_FALSE(taken(1024, 4096)) << "as many rows as schedulers";
+  EXPECT_TRUE(taken(1024, 4096)) << "two rounds: 41.6 us on an H200, and 43.1 by served.cu";
+  EXPECT_FALSE(taken(64, 4096)) << "a second round does not pay";
   EXPECT_FALSE(taken(131072, 2048)) << "a cut in time is faster";
   EXPECT_FALSE(taken(1024, 2048, 8)) << "few states leave servers no time";
   EXPECT_TRUE(taken(1024, 2048, 16, DType::kFloat32));

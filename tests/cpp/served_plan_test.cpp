@@ -55,7 +55,7 @@ TEST(ServedPlan, TakesAboutAsManyRowsAsThereAreSchedulers) {
     EXPECT_TRUE(taken(8, 2048, 2048, 4));
     EXPECT_TRUE(taken(8, 2048, 2048, 8));
     EXPECT_TRUE(taken(4, 2048, 2048, 16)) << "two lanes of a channel";
-    EXPECT_TRUE(taken(1, 128, 4096, 16)) << "four lanes of a channel";
+    EXPECT_TRUE(taken(1, 64, 4096, 16)) << "four lanes of a channel";
     EXPECT_FALSE(taken(64, 2048, 1536, 16)) << "there are enough warps without";
     EXPECT_TRUE(taken(8, 2048, 5120, 16)) << "five blocks of two lanes for each multiprocessor";
     EXPECT_FALSE(taken(16, 2048, 5120, 16)) << "there are enough warps without";
