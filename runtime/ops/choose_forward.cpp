@@ -43,6 +43,13 @@ void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
   if (blocks_per_sm(longer, device) >= (is_fp32 ? blocks : std::min(blocks, enough))) v = longer;
 }
 
+// Are tiles twice as long worth fewer warps? fp32 ones of adjacent channels are where rows are cut, which have fewer
+// warps anyway: 1, 131072, 2048 took 1526 us on an H200 by tiles of 8 steps and 1507 by 16.
+bool may_have_longer_tile(const ForwardVariant& v) {
+  return v.dtype == DType::kFloat32 && v.tile * 4 == 32 && !v.seq_contiguous && !v.chunk_invariant && !v.is_complex &&
+         v.lanes == 1 && v.channels == 1;
+}
+
 // What forward.cu takes with its carries, but not what prepares its B and C.
 double clocks_of_forward(const ForwardVariant& v, Index rows, Index slots, const SelectiveScanProblem& problem,
                          const driver::DeviceReport& device) {
@@ -186,6 +193,13 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
   v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
   if (wanted.tile == 0) use_longer_tile(problem, device, v);
   consider_tile(problem, device, v, may_cut, best);
+  if (wanted.tile == 0 && may_have_longer_tile(v)) {
+    ForwardVariant longer = v;
+    longer.tile *= 2;
+    set_projections(problem, longer);
+    set_accesses(problem, longer);
+    consider_tile(problem, device, longer, may_cut, best);
+  }
   constexpr int kShortest = 32;  // bytes of a row of steps
   if (wanted.tile > 0 || v.chunk_invariant || v.is_complex || v.tile * element_size(v.dtype) <= kShortest) return;
   if (!is_crowded(problem, device, v) || has_long_windows(v)) return;
