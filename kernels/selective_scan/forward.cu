@@ -10,21 +10,27 @@
 //   sum over the lanes of a channel, gate        into the tile, in place of u
 //   store the tile                               in vectors of 16 bytes, and as whole sectors (sector_outputs.cuh)
 //
+// Rows of few states that begin anywhere are moved by the lanes themselves, without tiles (direct_rows.cuh).
+//
 // Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2,
-// and two fp32 instructions fit beside it: with k of them it takes 6 + k, measured on an H200 for fma, mul, add and
-// those of pairs of 16 bits, however they are ordered and whatever warps they are of; only integer instructions cost
-// nothing. So the five take 10 clocks, 160 of 16 states, and everything else has to be shared by many states: with one
+// and the other four fit beside it: on an H200 a loop of nothing but steps of 16 states, B and C read from shared
+// memory, takes 134 to 142 clocks where four warps share a scheduler, by how it is unrolled, and 139 to 150 where two
+// do. What comes on top costs little while it is integer or shared memory (16 such instructions a step 2 to 3 clocks),
+// but each fp32 one nearly a clock: of five and more beside an ex2, on registers only, each takes 1.2 to 1.4. With one
 // lane per channel and its 16 states (the usual plan) no sums over lanes are left, and the rest of a step is 17
 // instructions in the compiled loop, 40 with softplus, bias, D and gate: shared loads of B, C, u and delta,
 // conversions; and besides the loop a sixteenth of a tile's copies and stores. Measured: 157 clocks per step and warp
-// when four warps share a scheduler, 1.23 of the exponentials' 128. A polynomial on the fma pipe in place of one or two
-// of 16 exponentials, or of softplus' own, costs more than the 6 clocks that it saves.
+// when four or five warps share a scheduler; 148 when a warp copies, expands and stores only its first tile, 154 to 155
+// without one of the three. Of no use: 24 warps of a multiprocessor (164, with tiles of 8 steps, which is what shared
+// memory has room for), two sums of y, all decays of a step first, a polynomial on the fma pipe in place of
+// exponentials; delta * u * B by tensor cores (in that loop 139 instead of 136).
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
 #else
 #include "selective_scan/lane.cuh"
 #endif
 #include "selective_scan/block_outputs.cuh"
+#include "selective_scan/direct_rows.cuh"
 #include "selective_scan/sector_outputs.cuh"
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
@@ -203,6 +209,40 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
   }
 }
 
+#if MS_U_ACCESS == 4
+// The same of a whole tile of rows that are moved directly, of which steps 0 to end - 1 exist. Unrolled, so that what
+// is read ahead need not be moved between registers.
+__device__ __forceinline__ void compute_tile_directly(const SelectiveScanForwardParams& params, const Shared& shared,
+                                                      const Stage& stage, int end, LaneId id, Lane& self,
+                                                      DirectRows& rows) {
+#pragma unroll
+  for (int first = 0; first < kTile; first += kSteps) {
+    if (first >= end) break;
+    const RawSteps raw = rows.take(params);
+    float y[kSteps];
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+#if MS_HAS_BIAS
+      const float bias = self.delta.bias[0];
+#else
+      constexpr float bias = 0.0f;
+#endif
+      const float dt[1] = {delta_of(to_float(raw.delta[t]), bias, first + t < end)}, u[1] = {to_float(raw.u[t])};
+      float sum[1];
+      step_states(shared, stage, first + t, id, dt, u, self, sum);
+      y[t] = sum[0];
+    }
+    if constexpr (MS_HAS_Z) {
+      float z[kSteps];
+#pragma unroll
+      for (int t = 0; t < kSteps; ++t) z[t] = to_float(raw.z[t]);
+      multiply_silu(z, y);
+    }
+    rows.store(params, y, end - first);
+  }
+}
+#endif
+
 #if MS_PACKED
 // On to the end of the sequence at hand, or of the tile. Returns false at the end of the tile. What is known between
 // one sequence and the next lies in shared memory: there is no register left for it.
@@ -275,7 +315,12 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
   TileCopies<true> copies(params, shared, id.lane);
   int tile = piece.begin;
   const int end = piece.end;
+#if MS_U_ACCESS == 4
+  DirectRows rows;
+  rows.enter(params, piece, id);
+#else
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, piece.row, tile, id.lane));
+#endif
 #pragma unroll 1
   for (; tile < end; ++tile) {
     wait_abreast(shared);  // until the others have stored what this tile's copies replace
@@ -284,8 +329,12 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
     const bool whole = copies.is_whole(tile);
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, piece.row, shared.expanded, stage, steps_of_tile(p, tile), kTile, id.lane);
+#if MS_U_ACCESS == 4
+    compute_tile_directly(params, shared, stage, steps_of_tile(p, tile), id, self, rows);
+#else
     scan_tile(params, shared, stage, tile, whole, id, self);
     if constexpr (MS_SLICE != 1) store_tile(params, shared, stage.u, tile, whole, y, id.lane);
+#endif
   }
 }
 

@@ -31,8 +31,9 @@ struct Chunks {
   static constexpr int kCount = ROWS * kPerRow;
   static constexpr int kPerLane = (kCount + 31) / 32;
   // A lane's rows must all be shifted alike.
-  static constexpr bool kByPointer = ACCESS != kElementwise && kBytes >= 4 && COLUMNS * kElementBytes % kBytes == 0 &&
-                                     32 % kPerRow == 0 && 32 / kPerRow % kShifts<ACCESS> == 0;
+  static constexpr bool kByPointer = ACCESS != kElementwise && ACCESS != kDirectly && kBytes >= 4 &&
+                                     COLUMNS * kElementBytes % kBytes == 0 && 32 % kPerRow == 0 &&
+                                     32 / kPerRow % kShifts<ACCESS> == 0;
 
   // The lane's first chunk in global memory, where its first element is; its next ones are TileSteps::between further.
   static __device__ __forceinline__ const char* first(const Element* tile, Index row_stride, int lane) {

@@ -105,6 +105,7 @@ __device__ __forceinline__ void copy_elements(Element* to, const Rows& from, int
 template <int ACCESS>
 __device__ __forceinline__ void copy_sequence(Element* to, const SequenceTensor& tensor, const Row& row,
                                               Index first_step, int steps, int channels, int lane) {
+  if constexpr (ACCESS == kDirectly) return;
   const Rows from = sequence_rows(tensor, row, first_step, steps, channels);
   if constexpr (ACCESS == kElementwise) {
     copy_elements<kSequenceRows, kSequenceColumns, kPitch<ACCESS>>(to, from, lane);

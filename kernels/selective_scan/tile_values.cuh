@@ -414,23 +414,25 @@ struct DeltaReader {
 #endif
 };
 
+// Of a step that is missing, so that it leaves the state as it is.
+__device__ __forceinline__ float missing_delta() { return MS_SOFTPLUS ? __uint_as_float(0xff800000u) : 0.0f; }
+
 // Clears steps begin to end - 1 of a tile, of B where it is read, where these lie outside of the sequence:
 // whatever is there instead, not even an infinity may be left of it. u and B become zero, and delta a step that leaves
 // the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero.
 __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, const Row& row, ExpandedTile& expanded,
                                              Stage& stage, int begin, int end, int lane) {
-  const float missing_delta = MS_SOFTPLUS ? __uint_as_float(0xff800000u) : 0.0f;
   const Rows u = sequence_rows(p.u, row, 0, kTile, kWarpChannels);
   const Rows delta = sequence_rows(p.delta, row, 0, kTile, kWarpChannels);
 #pragma unroll 1
-  for (int i = lane; i < (end - begin) * kWarpChannels; i += 32) {
+  for (int i = lane; !kReadsDirectly && i < (end - begin) * kWarpChannels; i += 32) {
     const int step = begin + i / kWarpChannels, channel = i % kWarpChannels;
     const int r = kSeqContiguous ? channel : step;
     const int place = kSeqContiguous ? (kReverse ? kTile - 1 - step : step) : channel;
     const int u_shift = shift_of_row<MS_U_ACCESS>(u.from + r * u.row_stride);
     const int delta_shift = shift_of_row<MS_DELTA_ACCESS>(delta.from + r * delta.row_stride);
     from_float(0.0f, stage.u[r * kPitch<MS_U_ACCESS> + place + u_shift]);
-    from_float(missing_delta, stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + delta_shift]);
+    from_float(missing_delta(), stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + delta_shift]);
   }
   if constexpr (kReadsRawB) {
     for (int i = lane; i < (end - begin) * kDState; i += 32) {

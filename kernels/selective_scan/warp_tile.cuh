@@ -95,8 +95,10 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Rows of a tile are moved element by element, which any strides allow; in words of 4 bytes, which adjacent elements
 // allow wherever a row begins; in the widest vectors that rows divide into, if all rows are aligned to them; or else,
-// of 16-bit elements, in windows: the aligned chunks of 16 bytes that a row lies in, one more than it would fill.
-enum Access { kElementwise, kWords, kVectors, kWindows };
+// of 16-bit elements, in windows: the aligned chunks of 16 bytes that a row lies in, one more than it would fill. Those
+// of u, delta, z and y that are moved directly are in no tile: direct_rows.cuh.
+enum Access { kElementwise, kWords, kVectors, kWindows, kDirectly };
+constexpr bool kReadsDirectly = MS_U_ACCESS == kDirectly;
 
 constexpr int kSectorElements = kSectorBytes / kElementBytes;
 
@@ -161,6 +163,10 @@ static_assert(kTile % 4 == 0, "prepared tiles are copied in chunks of 16 bytes")
 static_assert(kStages >= 2, "a tile is copied while another is computed");
 static_assert(kChannels == 1 || !(kShifted<MS_U_ACCESS> || kShifted<MS_DELTA_ACCESS> || kShifted<MS_Z_ACCESS>),
               "a lane's channels would not be adjacent");
+static_assert(!kReadsDirectly || (MS_DELTA_ACCESS == kDirectly && (!MS_HAS_Z || MS_Z_ACCESS == kDirectly) &&
+                                  MS_Y_ACCESS == kDirectly && !kSeqContiguous && kLanes == 1 && kChannels == 1 &&
+                                  kWarps == 1 && kAbreast == 1 && !kServed && !MS_PACKED && !MS_SLICE && !MS_INVARIANT),
+              "all sequences of a lane that has its channel to itself");
 static_assert(kTile % kSteps == 0 && kSteps % 2 == 0, "a tile holds whole groups, and the gate takes pairs of steps");
 static_assert((kSteps & (kSteps - 1)) == 0, "steps are halved when sums are reduced");
 
@@ -174,9 +180,9 @@ constexpr bool kExpandsC = !kCConstant && !kReadsPrepared && !kReadsRawC;
 // One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent;
 // these rows of steps then run as they do in memory, the last step first when kReverse.
 struct __align__(16) Stage {
-  __align__(16) Element u[kSequenceRows * kPitch<MS_U_ACCESS>];
-  __align__(16) Element delta[kSequenceRows * kPitch<MS_DELTA_ACCESS>];
-  __align__(16) Element z[MS_HAS_Z ? kSequenceRows * kPitch<MS_Z_ACCESS> : 1];
+  __align__(16) Element u[kReadsDirectly ? 1 : kSequenceRows * kPitch<MS_U_ACCESS>];
+  __align__(16) Element delta[kReadsDirectly ? 1 : kSequenceRows * kPitch<MS_DELTA_ACCESS>];
+  __align__(16) Element z[MS_HAS_Z && !kReadsDirectly ? kSequenceRows * kPitch<MS_Z_ACCESS> : 1];
 #if MS_PREPARED
   __align__(16) float B[kTileFloats];
   __align__(16) float C[kCConstant ? 1 : kTileFloats];  // constant: carry.cu, which needs none

@@ -25,6 +25,14 @@ std::int16_t unroll_for(const ForwardVariant& v) {
   return static_cast<std::int16_t>(std::min<int>(steps, v.tile));
 }
 
+// The same with tiles of so many steps, and what that changes of how they are moved.
+ForwardVariant with_tile(const SelectiveScanProblem& problem, ForwardVariant v, int steps) {
+  v.tile = static_cast<std::int16_t>(steps);
+  set_projections(problem, v);
+  set_accesses(problem, v);
+  return v;
+}
+
 // Of rows that begin anywhere, those of a tile reach into one sector of memory more. A tile of 32 bytes is twice as
 // long then: in fp32, where it has few steps, if as many warps find shared memory; in 16 bits, where steps are adjacent
 // and each channel is a row, if enough do. Of adjacent channels, whose rows are no longer for it, fp32 tiles are twice
@@ -35,10 +43,7 @@ void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
   if (v.is_complex || v.tile * element_size(v.dtype) != 32) return;
   if (!is_unaligned(v.u_access) && (!is_fp32 || v.seq_contiguous || v.chunk_invariant)) return;
   if (!is_fp32 && (!v.seq_contiguous || v.lanes > 2)) return;
-  ForwardVariant longer = v;
-  longer.tile *= 2;
-  set_projections(problem, longer);
-  set_accesses(problem, longer);
+  const ForwardVariant longer = with_tile(problem, v, 2 * v.tile);
   const int blocks = blocks_per_sm(v, device), enough = has_long_windows(longer) ? kEnoughOfWindows : kEnough;
   if (blocks_per_sm(longer, device) >= (is_fp32 ? blocks : std::min(blocks, enough))) v = longer;
 }
@@ -48,6 +53,17 @@ void use_longer_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
 bool may_have_longer_tile(const ForwardVariant& v) {
   return v.dtype == DType::kFloat32 && v.tile * 4 == 32 && !v.seq_contiguous && !v.chunk_invariant && !v.is_complex &&
          v.lanes == 1 && v.channels == 1;
+}
+
+// Of what is moved directly: two groups of 16 steps, each read while the other is computed, and as many warps as leave
+// registers for that.
+void set_direct_shape(const SelectiveScanProblem& problem, const PlanChoice& wanted, ForwardVariant& v) {
+  constexpr std::int16_t kTile = 32;
+  constexpr int kFew = 6;
+  if (wanted.tile == 0) v.tile = kTile;
+  const int blocks = 16 - (v.has_z ? 4 : 0) - (v.states > kFew ? 4 : 0);
+  if (wanted.min_blocks == 0) v.min_blocks = static_cast<std::int16_t>(std::min<int>(v.min_blocks, blocks));
+  set_projections(problem, v);
 }
 
 // What forward.cu takes with its carries, but not what prepares its B and C.
@@ -73,7 +89,7 @@ double clocks_prepared_or_not(const ForwardVariant& v, Index rows, Index slots, 
 // Rows whose channels lie side by side may go abreast.
 bool can_go_abreast(const ForwardVariant& v, const SelectiveScanProblem& problem) {
   return v.kernel() == ScanKernel::kForward && !v.is_complex && !v.packed && !v.chunk_invariant && !v.seq_contiguous &&
-         problem.seqlen > 0;
+         v.u_access != Access::kDirectly && problem.seqlen > 0;
 }
 
 // Such rows whole or, where that is possible, cut in time into as many shares as fill all schedulers alike.
@@ -191,21 +207,18 @@ void consider_forward(const SelectiveScanProblem& problem, const driver::DeviceR
   if (wanted.stages > 0) v.stages = wanted.stages;
   const int most_blocks = wanted.min_blocks > 0 ? wanted.min_blocks : blocks_for_registers(v, device);
   v.min_blocks = static_cast<std::int16_t>(std::min(most_blocks, block_slots(device)));
-  if (wanted.tile == 0) use_longer_tile(problem, device, v);
-  consider_tile(problem, device, v, may_cut, best);
-  if (wanted.tile == 0 && may_have_longer_tile(v)) {
-    ForwardVariant longer = v;
-    longer.tile *= 2;
-    set_projections(problem, longer);
-    set_accesses(problem, longer);
-    consider_tile(problem, device, longer, may_cut, best);
+  if (v.u_access == Access::kDirectly) {
+    set_direct_shape(problem, wanted, v);
+  } else if (wanted.tile == 0) {
+    use_longer_tile(problem, device, v);
   }
+  consider_tile(problem, device, v, may_cut, best);
+  if (wanted.tile == 0 && may_have_longer_tile(v))
+    consider_tile(problem, device, with_tile(problem, v, 2 * v.tile), may_cut, best);
   constexpr int kShortest = 32;  // bytes of a row of steps
   if (wanted.tile > 0 || v.chunk_invariant || v.is_complex || v.tile * element_size(v.dtype) <= kShortest) return;
   if (!is_crowded(problem, device, v) || has_long_windows(v)) return;
-  v.tile /= 2;
-  set_projections(problem, v);
-  set_accesses(problem, v);
+  v = with_tile(problem, v, v.tile / 2);
   if (v.channels > 1 && is_shifted(v)) return;
   consider_tile(problem, device, v, may_cut, best);
 }

@@ -50,6 +50,7 @@ double chunks_of_lane(const ForwardVariant& v, Access access) {
 double copies_of_tile(const ForwardVariant& v, Access access) {
   if (access == Access::kElementwise) return 100 * chunks_of_lane(v, access);
   if (access == Access::kVectors) return 17.5 * chunks_of_lane(v, access);
+  if (access == Access::kDirectly) return 8.5 * v.tile;  // no copies, but reads or writes of every step
   if (access == Access::kWindows) return 17.5 * (chunks_of_lane(v, access) + 1);     // the last windows of rows besides
   return 25.5 * (chunks_of_lane(v, access) + (v.dtype == DType::kFloat32 ? 0 : 1));  // the last halves of rows besides
 }
@@ -149,7 +150,8 @@ double written_in_parts(const ForwardVariant& v, Index rows, Index slots, Index 
   const bool in_turns = v.warps > 1;  // in relay.cu tiles of a row follow one another at once
   if (v.y_access == Access::kWindows || (v.seq_contiguous && in_turns)) return 0;
   const double warps = static_cast<double>(slots) / (4.0 * static_cast<double>(sms));  // of a scheduler
-  return (!v.cut ? 100 : slots < 2 * rows ? 450 : 300) * std::clamp(warps - 1, 0.0, 1.0);
+  const double in_step = v.u_access == Access::kDirectly ? 2 : 1;                      // that stay in step
+  return (!v.cut ? 100 : slots < 2 * rows ? 450 : 300) * std::clamp(warps - in_step, 0.0, 1.0);
 }
 
 // As a factor of all else. Warps that go abreast wait for one another twice a tile; those of shares of rows gain more
@@ -186,8 +188,9 @@ double carry_clocks_per_step(const ForwardVariant& v, int warps, double steps) {
   const double remembered = steps_remembered(v);
   const double alive = states_alive(v.dstate, steps, remembered) / v.lanes;
   const double running = std::min(1.0, remembered / steps);  // until the last state is forgotten
-  const double copies = (copies_of_tile(v, v.u_access) + copies_of_tile(v, v.delta_access)) / v.tile;
-  const double clocks = v.channels * ((42 + copies + shifted(v)) * running + 10.3 * alive);
+  const ForwardVariant carry = carry_variant(v);
+  const double copies = (copies_of_tile(v, carry.u_access) + copies_of_tile(v, carry.delta_access)) / v.tile;
+  const double clocks = v.channels * ((42 + copies + shifted(carry)) * running + 10.3 * alive);
   return std::min(together(1.5 * clocks, warps * clocks), warps * clocks_per_step(v, 1));
 }
 

@@ -81,6 +81,9 @@ ForwardVariant carry_variant(ForwardVariant v) {
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
+  if (v.u_access == Access::kDirectly)
+    v.u_access = v.delta_access =
+        has_windows(v.tile_columns(), v.dtype) && v.tile % kWindowElements == 0 ? Access::kWindows : Access::kWords;
   v.has_d = v.has_z = v.has_initial = v.has_final = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);
@@ -118,6 +121,7 @@ std::size_t ForwardVariant::shared_bytes() const {
   };
   const auto sequence = [&](Access access) {
     const int rows = tile_rows(), columns = tile_columns();
+    if (access == Access::kDirectly) return aligned(element);
     if (is_shifted_row(access)) return aligned(rows * shifted_row(columns, access));
     return aligned(rows * (seq_contiguous ? padded_steps : columns * element));
   };

@@ -11,10 +11,12 @@ namespace mamba_scan::ops {
 enum class ProjectionOrder : std::int8_t { kStates = 0, kSteps = 1, kStrided = 2, kConstant = 3 };
 
 // How a tensor's tiles are moved: MS_*_ACCESS (warp_tile.cuh).
-enum class Access : std::int8_t { kElementwise = 0, kWords = 1, kVectors = 2, kWindows = 3 };
+enum class Access : std::int8_t { kElementwise = 0, kWords = 1, kVectors = 2, kWindows = 3, kDirectly = 4 };
 
 // Words or windows: rows that begin anywhere.
 constexpr bool is_unaligned(Access access) { return access == Access::kWords || access == Access::kWindows; }
+// Those, or what lanes move without tiles because of it.
+constexpr bool begins_anywhere(Access access) { return is_unaligned(access) || access == Access::kDirectly; }
 
 constexpr int kWindowElements = 8;  // of 16 bits
 

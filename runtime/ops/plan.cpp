@@ -73,7 +73,7 @@ void use_segments(const Candidate& chosen, const driver::DeviceReport& device, F
 // of memory with the rows beside them.
 void deal_out_rows_alike(ForwardPlan& plan) {
   auto& params = plan.params;
-  const double allowed = is_unaligned(plan.variant.u_access) ? 0.9 : 0.985;
+  const double allowed = begins_anywhere(plan.variant.u_access) ? 0.9 : 0.985;
   const int rows = params.tiles / params.tiles_per_row, of_row = params.slots / rows;
   if (of_row < 2 || rows * of_row < allowed * params.slots) return;
   params.slots_per_row = of_row;

@@ -133,15 +133,24 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     add_served(DType::kFloat16, false, 4, 1, full);
     add_served(DType::kFloat16, full, 16, 2, full);
   }
-  // Few states of many rows that begin in the middle of a sector: these go abreast, or wait for the rest of it.
-  const PlanChoice four_abreast{.lanes = 1, .abreast = 4};
-  for (DType dtype : {DType::kFloat32, DType::kFloat16})
-    for (bool seq_last : {false, true}) {
-      auto problem = problem_of(dtype, seq_last, 8, kMany, 65536, true, false, {});
-      for (SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.z, &problem.y})
-        ++(seq_last ? tensor->dim_stride : tensor->seq_stride);
-      add_plan(plan_forward(problem, device, seq_last ? nullptr : &four_abreast));
-    }
+  // Few states of many rows that begin in the middle of a sector: these go abreast, or wait for the rest of it. Where
+  // channels are adjacent and begin anywhere, lanes move them directly.
+  const auto with_longer_rows = [](SelectiveScanProblem problem, Index elements) {
+    for (SequenceTensor* tensor : {&problem.u, &problem.delta, &problem.z, &problem.y})
+      (problem.u.seq_stride == 1 ? tensor->dim_stride : tensor->seq_stride) += elements;
+    return problem;
+  };
+  const PlanChoice four_abreast{.lanes = 1, .abreast = 4}, one_lane{.lanes = 1};
+  for (DType dtype : {DType::kFloat32, DType::kFloat16}) {
+    const auto problem = problem_of(dtype, false, 8, kMany, 65536, true, false, {});
+    add_plan(plan_forward(with_longer_rows(problem, 16 / element_size(dtype)), device, &four_abreast));
+    add_plan(plan_forward(with_longer_rows(problem_of(dtype, true, 8, kMany, 65536, true, false, {}), 1), device));
+  }
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+    for (Index dstate : {1, 8})
+      for (bool full : {false, true})
+        add_plan(plan_forward(with_longer_rows(problem_of(dtype, false, dstate, kMany, 65536, full, false, {}), 1),
+                              device, &one_lane));
   add_plan(plan_forward(problem_of(DType::kFloat16, false, 4, kMany, 65536, false, false, {}), device, &four_abreast));
   // Short rows that lie side by side, of any length.
   const PlanChoice whole_rows{.lanes = 1, .whole_rows = true};

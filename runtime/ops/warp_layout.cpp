@@ -35,6 +35,18 @@ bool stores_sectors(const SelectiveScanProblem& problem, const ForwardVariant& v
          v.tile * element_size(v.dtype) % kSectorBytes == 0 && !fills_sectors(problem.y, problem, true, v.tile);
 }
 
+// Do lanes read and write few states' rows, which begin anywhere, themselves (direct_rows.cuh)? What several lanes
+// share they would read several times; packed, sliced and invariant scans have their tiles in shared memory.
+bool moves_directly(const ForwardVariant& v) {
+  constexpr int kMostStates = 8;
+  const auto accesses = {v.u_access, v.delta_access, v.z_access, v.y_access};
+  const bool begin_anywhere = std::any_of(accesses.begin(), accesses.end(), is_unaligned) &&
+                              std::find(accesses.begin(), accesses.end(), Access::kElementwise) == accesses.end();
+  return begin_anywhere && v.kernel() == ScanKernel::kForward && !v.seq_contiguous && v.lanes == 1 && v.channels == 1 &&
+         v.abreast == 1 && v.states <= kMostStates && v.slice == StateSlice::kAll && !v.packed && !v.is_complex &&
+         !v.chunk_invariant;
+}
+
 // Rows of `row` adjacent elements, row_stride apart; tiles of `advance` elements.
 TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Access access) {
   const int columns = static_cast<int>(row);
@@ -123,6 +135,9 @@ void set_accesses(const SelectiveScanProblem& problem, ForwardVariant& v) {
   v.y_access = access(problem.y);
   if (is_unaligned(v.u_access) && v.y_access == Access::kVectors) v.y_access = Access::kWords;
   if (stores_sectors(problem, v)) v.y_access = Access::kWindows;
+  if (!moves_directly(v)) return;
+  v.u_access = v.delta_access = v.y_access = Access::kDirectly;
+  if (v.has_z) v.z_access = Access::kDirectly;
 }
 
 bool is_shifted(const ForwardVariant& v) {
@@ -146,8 +161,9 @@ TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionLayout layo
 
 void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params) {
   const SelectiveScanProblem& p = params.problem;
-  params.u_steps = sequence_steps(p.u, v.u_access, v);
-  params.delta_steps = sequence_steps(p.delta, v.delta_access, v);
+  const ForwardVariant carry = carry_variant(v);  // which has tiles of what is moved directly, too
+  params.u_steps = sequence_steps(p.u, carry.u_access, v);
+  params.delta_steps = sequence_steps(p.delta, carry.delta_access, v);
   params.z_steps = sequence_steps(p.z, v.z_access, v);
   params.y_steps = sequence_steps(p.y, v.y_access, v);
   params.B_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.B, {v.b_order, v.b_access}, v);

@@ -399,6 +399,39 @@ std::vector<ScanCase> scan_cases() {
     scan.choice.tile = 8, scan.choice.unroll = 4, scan.choice.stages = 4, scan.choice.min_blocks = 1;
   }
 
+  // Rows of few states that begin anywhere, which lanes read and write themselves: lengths around groups and tiles,
+  // warps with fewer channels than lanes, whole and cut; and a missing step that a bias alone would give a size.
+  const auto add_direct = [&](const char* name, DType dtype, Index dstate, std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, steps).everything();
+    scan.spacing = Spacing::kDense;
+    scan.dim = 37, scan.dstate = dstate, scan.batch = 2;
+    scan.seqlens = std::move(seqlens);
+    scan.choice.lanes = 1;
+    return scan;
+  };
+  add_direct("DirectFloat32", f32, 3, {1, 2, 15, 16, 17, 31, 32, 33, 65, 101});
+  add_direct("DirectFloat16", f16, 1, {1, 16, 33, 101});
+  add_direct("DirectBFloat16", bf16, 8, {1, 17, 32, 67}).dim = 331;
+  add_direct("DirectShifted", f16, 2, {35}).spacing = Spacing::kShifted;
+  add_direct("DirectReverse", f16, 6, {1, 35, 64}).reverse = true;
+  add_direct("DirectBare", bf16, 4, {41}).bare();
+  add_direct("DirectInPlace", f16, 1, {45}).state_in_place = true;
+  add_direct("DirectConstantB", f16, 2, {45}).constant_B = true;
+  add_direct("DirectConstantC", f32, 2, {45}).constant_C = true;
+  {
+    ScanCase& scan = add_direct("DirectBiasFinal", bf16, 1, {41}).bare();
+    scan.bias = scan.final = true;
+  }
+  {
+    ScanCase& scan = add_direct("DirectGroups", f16, 2, {43});
+    scan.dim = 3 * 53, scan.ngroups = 3;
+  }
+  for (const DType dtype : {f16, f32}) {
+    ScanCase& scan =
+        add_direct(dtype == f16 ? "DirectCut" : "DirectCutFloat32", dtype, dtype == f16 ? 1 : 5, {331, 517});
+    scan.choice.cut = true, scan.sm_count = 4;
+  }
+
   // Rows that go abreast: whole ones and, on few multiprocessors, cut ones; blocks that have fewer of them, and of
   // which the last has fewer channels; steps that begin with a sector, in its middle, or anywhere.
   const auto add_abreast = [&](const char* name, DType dtype, int lanes, int channels, std::vector<Index> seqlens,
