@@ -53,8 +53,9 @@ std::string unit_text(const mamba_scan::jit::Variant& variant, std::size_t index
   define(variant.entry, variant.entry + "_" + unit_name(index));
   define("EMULATED_UNIT", unit_name(index));
   define("EMULATED_ENTRY", variant.entry);
-  define("EMULATED_SOURCE", "\"" + variant.source + "\"");
-  define("EMULATED_NAME", "\"" + variant.name() + "\"");
+  const auto quoted = [](const std::string& value) { return std::string(1, '"').append(value).append(1, '"'); };
+  define("EMULATED_SOURCE", quoted(variant.source));
+  define("EMULATED_NAME", quoted(variant.name()));
   return text + "#include \"kernel_unit.h\"\n";
 }
 
