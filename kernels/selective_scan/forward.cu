@@ -14,15 +14,14 @@
 //
 // Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2,
 // and the other four fit beside it: on an H200 a loop of nothing but steps of 16 states, B and C read from shared
-// memory, takes 134 to 142 clocks where four warps share a scheduler, by how it is unrolled, and 139 to 150 where two
-// do. What comes on top costs little while it is integer or shared memory (16 such instructions a step 2 to 3 clocks),
-// but each fp32 one nearly a clock: of five and more beside an ex2, on registers only, each takes 1.2 to 1.4. With one
-// lane per channel and its 16 states (the usual plan) no sums over lanes are left, and the rest of a step is 17
-// instructions in the compiled loop, 40 with softplus, bias, D and gate: shared loads of B, C, u and delta,
-// conversions; and besides the loop a sixteenth of a tile's copies and stores. Measured: 157 clocks per step and warp
-// when four or five warps share a scheduler; 148 when a warp copies, expands and stores only its first tile, 154 to 155
-// without one of the three. Of no use: 24 warps of a multiprocessor (164, with tiles of 8 steps, which is what shared
-// memory has room for), two sums of y, all decays of a step first, a polynomial on the fma pipe in place of
+// memory (tests/bench/step_clocks.cu), takes 134 to 142 clocks where four warps share a scheduler, by how it is
+// unrolled, and 139 to 150 where two do; 8 integer adds a step besides take 2 to 3, 16 fp32 adds or fmas 9 to 18, and
+// 16 shuffles 16. With one lane per channel and its 16 states (the usual plan) no sums over lanes are left, and the
+// rest of a step is 17 instructions in the compiled loop, 40 with softplus, bias, D and gate: shared loads of B, C, u
+// and delta, conversions; and besides the loop a sixteenth of a tile's copies and stores. Measured: 157 clocks per step
+// and warp when four or five warps share a scheduler; 148 when a warp copies, expands and stores only its first tile,
+// 154 to 155 without one of the three. Of no use: 24 warps of a multiprocessor (164, with tiles of 8 steps, which is
+// what shared memory has room for), two sums of y, all decays of a step first, a polynomial on the fma pipe in place of
 // exponentials; delta * u * B by tensor cores (in that loop 139 instead of 136).
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
