@@ -1,8 +1,6 @@
 // Which scans have rows that lanes read and write themselves (direct_rows.cuh), without a device.
 #include <gtest/gtest.h>
 
-#include <optional>
-
 #include "gpu_limits.h"
 #include "ops/memory_layout.h"
 #include "ops/plan.h"
