@@ -8,7 +8,6 @@
 // what the last channel's lane reads, and write nothing.
 #pragma once
 
-#include "common/activation.cuh"
 #include "selective_scan/tile_values.cuh"
 
 namespace mamba_scan {

@@ -221,12 +221,7 @@ __device__ __forceinline__ void compute_tile_directly(const SelectiveScanForward
     float y[kSteps];
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
-#if MS_HAS_BIAS
-      const float bias = self.delta.bias[0];
-#else
-      constexpr float bias = 0.0f;
-#endif
-      const float dt[1] = {delta_of(to_float(raw.delta[t]), bias, first + t < end)}, u[1] = {to_float(raw.u[t])};
+      const float dt[1] = {self.delta.value(to_float(raw.delta[t]), 0, first + t < end)}, u[1] = {to_float(raw.u[t])};
       float sum[1];
       step_states(shared, stage, first + t, id, dt, u, self, sum);
       y[t] = sum[0];

@@ -387,6 +387,15 @@ struct DeltaReader {
 #endif
   }
 
+  // From an element of the i-th channel whose delta the lane evaluates.
+  __device__ __forceinline__ float value(float raw, int i, bool exists) const {
+#if MS_HAS_BIAS
+    return delta_of(raw, bias[i], exists);
+#else
+    return delta_of(raw, 0.0f, exists);
+#endif
+  }
+
   // exists(t): whether step t of the group lies inside the sequence.
   template <class Exists>
   __device__ __forceinline__ void steps(const Exists& exists, LaneId id, float (&dt)[kSteps][kChannels]) const {
@@ -395,11 +404,7 @@ struct DeltaReader {
 #pragma unroll
       for (int i = 0; i < kRead; ++i) {
         const float raw = to_float(kSeqContiguous ? raw_[i].value[place_in_steps<kReadSteps>(t)] : raw_[t].value[i]);
-#if MS_HAS_BIAS
-        dt[t][i] = delta_of(raw, bias[i], exists(t));
-#else
-        dt[t][i] = delta_of(raw, 0.0f, exists(t));
-#endif
+        dt[t][i] = value(raw, i, exists(t));
       }
     if constexpr (kOwnsDelta && !kSharesInputs) gather_over_lanes(dt, id);
   }

@@ -58,12 +58,10 @@ bool may_have_longer_tile(const ForwardVariant& v) {
 // Of what is moved directly: two groups of 16 steps, each read while the other is computed, and as many warps as leave
 // registers for that.
 void set_direct_shape(const SelectiveScanProblem& problem, const PlanChoice& wanted, ForwardVariant& v) {
-  constexpr std::int16_t kTile = 32;
-  constexpr int kFew = 6;
-  if (wanted.tile == 0) v.tile = kTile;
+  constexpr int kTile = 32, kFew = 6;
+  if (wanted.tile == 0) v = with_tile(problem, v, kTile);
   const int blocks = 16 - (v.has_z ? 4 : 0) - (v.states > kFew ? 4 : 0);
   if (wanted.min_blocks == 0) v.min_blocks = static_cast<std::int16_t>(std::min<int>(v.min_blocks, blocks));
-  set_projections(problem, v);
 }
 
 // What forward.cu takes with its carries, but not what prepares its B and C.

@@ -82,8 +82,7 @@ ForwardVariant carry_variant(ForwardVariant v) {
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
   if (v.u_access == Access::kDirectly)
-    v.u_access = v.delta_access =
-        has_windows(v.tile_columns(), v.dtype) && v.tile % kWindowElements == 0 ? Access::kWindows : Access::kWords;
+    v.u_access = v.delta_access = fits_windows(v) ? Access::kWindows : Access::kWords;
   v.has_d = v.has_z = v.has_initial = v.has_final = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);

@@ -15,8 +15,7 @@ constexpr int kStatesOfShortWindows = 10;
 // short sequences need to have one begin while others go on.
 bool uses_windows(const ForwardVariant& v, Index seqlen) {
   constexpr int kMostStates = 16, kLongTile = 32;
-  const bool fits = has_windows(v.tile_columns(), v.dtype) && v.channels == 1 && v.tile_columns() <= 32 &&
-                    v.tile % kWindowElements == 0;
+  const bool fits = fits_windows(v);
   if (v.kernel() == ScanKernel::kRelay)
     return fits && v.seq_contiguous && v.lanes > 1 && v.states >= 4;  // whose lanes read few words each
   const bool is_long = v.kernel() == ScanKernel::kForward && v.tile >= kLongTile && seqlen >= 4 * kLongTile;
@@ -97,6 +96,11 @@ int padded_states(const ForwardVariant& v, int lanes) {
 }
 
 bool has_windows(int columns, DType dtype) { return element_size(dtype) == 2 && columns % kWindowElements == 0; }
+
+bool fits_windows(const ForwardVariant& v) {
+  return has_windows(v.tile_columns(), v.dtype) && v.channels == 1 && v.tile_columns() <= 32 &&
+         v.tile % kWindowElements == 0;
+}
 
 void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
   if (v.prepared) {  // prepare.cu reads any layout
