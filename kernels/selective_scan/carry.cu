@@ -9,6 +9,7 @@
 //
 // A block is one warp and has a slot; constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
 #define MS_INTERLEAVED_STATES 1
+#include "selective_scan/direct_rows.cuh"
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_values.cuh"
 
@@ -46,7 +47,60 @@ __device__ __forceinline__ unsigned alive_groups(const Row& row, LaneId id, cons
   return alive;
 }
 
-// A whole tile, as all are that hand on a state. begin: packed, the first step of the sequence at hand.
+// Adds steps first .. first + kSteps - 1 of a tile.
+__device__ __forceinline__ void add_steps(const Shared& shared, const Stage& stage, int first, LaneId id,
+                                          const float (&dt)[kSteps][kChannels], const float (&u)[kSteps][kChannels],
+                                          unsigned alive, Lane& self) {
+  float after[kSteps][kChannels], delta_u[kSteps][kChannels];
+#pragma unroll
+  for (int t = kSteps - 1; t >= 0; --t) {
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+      after[t][r] = self.after[r];
+      delta_u[t][r] = dt[t][r] * u[t][r];
+      self.after[r] += dt[t][r];
+    }
+  }
+#pragma unroll
+  for (int group = 0; group < kStates / kDropTogether; ++group) {
+    if (!(alive >> group & 1u)) continue;
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+      float B[kDropTogether];
+      if constexpr (!kBConstant)
+        read_states(tile_B(shared.expanded, stage) + (first + t) * kPaddedStates, id.part, group * kDropTogether, B);
+#pragma unroll
+      for (int k = 0; k < kDropTogether; ++k)
+#pragma unroll
+        for (int r = 0; r < kChannels; ++r) {
+          const int s = group * kDropTogether + k;
+#if MS_B_ORDER == 3
+          B[k] = self.B[r][s];
+#endif
+          self.carry[r][s] += exp2_fast(after[t][r] * self.rate[r][s]) * (delta_u[t][r] * B[k]);
+        }
+    }
+  }
+}
+
+// A whole tile, as all are that hand on a state.
+#if MS_U_ACCESS == 4
+__device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, const Stage& stage,
+                                             LaneId id, unsigned alive, DirectInputs<false>& inputs, Lane& self) {
+#pragma unroll
+  for (int first = kTile - kSteps; first >= 0; first -= kSteps) {
+    const RawSteps raw = inputs.take(p);
+    float dt[kSteps][1], u[kSteps][1];
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+      dt[t][0] = self.delta.value(to_float(raw.delta[t]), 0, true);
+      u[t][0] = to_float(raw.u[t]);
+    }
+    add_steps(shared, stage, first, id, dt, u, alive, self);
+  }
+}
+#else
+// begin: packed, the first step of the sequence at hand.
 __device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, const Shared& shared, const Stage& stage,
                                              int begin, LaneId id, unsigned alive, Lane& self) {
   const auto u_shift = shift_of<MS_U_ACCESS>(p.u, shared.piece.row, id);
@@ -55,39 +109,16 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, cons
     self.delta.read(stage.delta, first, id);
     InputReader input;
     input.read(stage.u, first, id, u_shift);
-    float dt[kSteps][kChannels], after[kSteps][kChannels], delta_u[kSteps][kChannels];
+    float dt[kSteps][kChannels], u[kSteps][kChannels];
     self.delta.steps([&](int t) { return !kPacked || first + t >= begin; }, id, dt);
 #pragma unroll
-    for (int t = kSteps - 1; t >= 0; --t) {
+    for (int t = 0; t < kSteps; ++t)
 #pragma unroll
-      for (int r = 0; r < kChannels; ++r) {
-        after[t][r] = self.after[r];
-        delta_u[t][r] = dt[t][r] * input.value(t, r);
-        self.after[r] += dt[t][r];
-      }
-    }
-#pragma unroll
-    for (int group = 0; group < kStates / kDropTogether; ++group) {
-      if (!(alive >> group & 1u)) continue;
-#pragma unroll
-      for (int t = 0; t < kSteps; ++t) {
-        float B[kDropTogether];
-        if constexpr (!kBConstant)
-          read_states(tile_B(shared.expanded, stage) + (first + t) * kPaddedStates, id.part, group * kDropTogether, B);
-#pragma unroll
-        for (int k = 0; k < kDropTogether; ++k)
-#pragma unroll
-          for (int r = 0; r < kChannels; ++r) {
-            const int s = group * kDropTogether + k;
-#if MS_B_ORDER == 3
-            B[k] = self.B[r][s];
-#endif
-            self.carry[r][s] += exp2_fast(after[t][r] * self.rate[r][s]) * (delta_u[t][r] * B[k]);
-          }
-      }
-    }
+      for (int r = 0; r < kChannels; ++r) u[t][r] = input.value(t, r);
+    add_steps(shared, stage, first, id, dt, u, alive, self);
   }
 }
+#endif
 
 // The slot's last piece, or of packed sequences, the part of it that belongs to the one that runs at its end. False if
 // nothing is handed on there.
@@ -151,6 +182,10 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
   for (int r = 0; r < kChannels; ++r) self.after[r] = 0.0f;
 
   TileCopies<false> copies(params, shared, id.lane);
+#if MS_U_ACCESS == 4
+  DirectInputs<false> inputs;
+  inputs.enter(p, piece, id);
+#endif
   const int first_tile = piece.begin;
   unsigned alive = alive_groups(row, id, self);
   int until_test = 1;
@@ -163,7 +198,11 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
 #if MS_PACKED
     begin = forget_others(params, shared, stage, tile, id.lane);
 #endif
+#if MS_U_ACCESS == 4
+    compute_tile(p, shared, stage, id, alive, inputs, self);
+#else
     compute_tile(p, shared, stage, begin, id, alive, self);
+#endif
     if (--until_test > 0) continue;
     // Fast states are dropped as soon as they no longer count, slow ones seldom looked at.
     until_test = 1 + (piece.end - tile) / 4;

@@ -10,7 +10,7 @@
 //   sum over the lanes of a channel, gate        into the tile, in place of u
 //   store the tile                               in vectors of 16 bytes, and as whole sectors (sector_outputs.cuh)
 //
-// Rows of few states that begin anywhere are moved by the lanes themselves, without tiles (direct_rows.cuh).
+// Rows of adjacent channels that begin anywhere are moved by the lanes themselves, without tiles (direct_rows.cuh).
 //
 // Cost per (channel, state, step): mul, ex2, mul, fma, fma. The exponential unit takes 8 clocks per warp for an ex2,
 // and the other four fit beside it: on an H200 a loop of nothing but steps of 16 states, B and C read from shared
@@ -217,7 +217,7 @@ __device__ __forceinline__ void compute_tile_directly(const SelectiveScanForward
 #pragma unroll
   for (int first = 0; first < kTile; first += kSteps) {
     if (first >= end) break;
-    const RawSteps raw = rows.take(params);
+    const RawSteps raw = rows.take(params.problem);
     float y[kSteps];
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
@@ -232,7 +232,7 @@ __device__ __forceinline__ void compute_tile_directly(const SelectiveScanForward
       for (int t = 0; t < kSteps; ++t) z[t] = to_float(raw.z[t]);
       multiply_silu(z, y);
     }
-    rows.store(params, y, end - first);
+    rows.store(params.problem, y, end - first);
   }
 }
 #endif
@@ -311,7 +311,7 @@ __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& par
   const int end = piece.end;
 #if MS_U_ACCESS == 4
   DirectRows rows;
-  rows.enter(params, piece, id);
+  rows.enter(p, piece, id);
 #else
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, piece.row, tile, id.lane));
 #endif

@@ -164,8 +164,8 @@ static_assert(kStages >= 2, "a tile is copied while another is computed");
 static_assert(kChannels == 1 || !(kShifted<MS_U_ACCESS> || kShifted<MS_DELTA_ACCESS> || kShifted<MS_Z_ACCESS>),
               "a lane's channels would not be adjacent");
 static_assert(!kReadsDirectly || (MS_DELTA_ACCESS == kDirectly && (!MS_HAS_Z || MS_Z_ACCESS == kDirectly) &&
-                                  MS_Y_ACCESS == kDirectly && !kSeqContiguous && kLanes == 1 && kChannels == 1 &&
-                                  kWarps == 1 && kAbreast == 1 && !kServed && !MS_PACKED && !MS_SLICE && !MS_INVARIANT),
+                                  !kSeqContiguous && kLanes == 1 && kChannels == 1 && kWarps == 1 && kAbreast == 1 &&
+                                  !kServed && !MS_PACKED && !MS_SLICE && !MS_INVARIANT),
               "all sequences of a lane that has its channel to itself");
 static_assert(kTile % kSteps == 0 && kSteps % 2 == 0, "a tile holds whole groups, and the gate takes pairs of steps");
 static_assert((kSteps & (kSteps - 1)) == 0, "steps are halved when sums are reduced");

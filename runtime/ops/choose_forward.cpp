@@ -55,12 +55,13 @@ bool may_have_longer_tile(const ForwardVariant& v) {
          v.lanes == 1 && v.channels == 1;
 }
 
-// Of what is moved directly: two groups of 16 steps, each read while the other is computed, and as many warps as leave
-// registers for that.
+// Of what is moved directly: two groups of 16 steps or, of many states, of 8, each read while the other is computed,
+// and as many warps as leave registers for that.
 void set_direct_shape(const SelectiveScanProblem& problem, const PlanChoice& wanted, ForwardVariant& v) {
-  constexpr int kTile = 32, kFew = 6;
-  if (wanted.tile == 0) v = with_tile(problem, v, kTile);
-  const int blocks = 16 - (v.has_z ? 4 : 0) - (v.states > kFew ? 4 : 0);
+  constexpr int kMany = 8, kFew = 6;
+  const bool is_many = v.states > kMany;
+  if (wanted.tile == 0) v = with_tile(problem, v, is_many ? 16 : 32);
+  const int blocks = is_many ? 12 : 16 - (v.has_z ? 4 : 0) - (v.states > kFew ? 4 : 0);
   if (wanted.min_blocks == 0) v.min_blocks = static_cast<std::int16_t>(std::min<int>(v.min_blocks, blocks));
 }
 

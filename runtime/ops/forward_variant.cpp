@@ -76,17 +76,17 @@ std::size_t relay_served_bytes(const ForwardVariant& v) {
 
 ForwardVariant carry_variant(ForwardVariant v) {
   v.c_order = ProjectionOrder::kStates;  // no registers
-  v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), 16);
+  const bool is_direct = v.u_access == Access::kDirectly;
+  // What is moved directly has registers for it: there are no more slots than the scan has warps.
+  v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), is_direct ? v.min_blocks : std::int16_t{16});
   v.abreast = 1;
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
-  if (v.u_access == Access::kDirectly)
-    v.u_access = v.delta_access = fits_windows(v) ? Access::kWindows : Access::kWords;
   v.has_d = v.has_z = v.has_initial = v.has_final = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);
-  v.unroll = std::min<std::int16_t>(16, v.tile);
+  if (!is_direct) v.unroll = std::min<std::int16_t>(16, v.tile);  // the scan's: what is read ahead is in registers
   v.stages = v.carry_stages;
   return v;
 }

@@ -147,7 +147,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     add_plan(plan_forward(with_longer_rows(problem_of(dtype, true, 8, kMany, 65536, true, false, {}), 1), device));
   }
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
-    for (Index dstate : {1, 8})
+    for (Index dstate : {1, 8, 16})
       for (bool full : {false, true})
         add_plan(plan_forward(with_longer_rows(problem_of(dtype, false, dstate, kMany, 65536, full, false, {}), 1),
                               device, &one_lane));

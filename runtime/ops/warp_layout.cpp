@@ -15,7 +15,8 @@ constexpr int kStatesOfShortWindows = 10;
 // short sequences need to have one begin while others go on.
 bool uses_windows(const ForwardVariant& v, Index seqlen) {
   constexpr int kMostStates = 16, kLongTile = 32;
-  const bool fits = fits_windows(v);
+  const bool fits = has_windows(v.tile_columns(), v.dtype) && v.channels == 1 && v.tile_columns() <= 32 &&
+                    v.tile % kWindowElements == 0;
   if (v.kernel() == ScanKernel::kRelay)
     return fits && v.seq_contiguous && v.lanes > 1 && v.states >= 4;  // whose lanes read few words each
   const bool is_long = v.kernel() == ScanKernel::kForward && v.tile >= kLongTile && seqlen >= 4 * kLongTile;
@@ -34,10 +35,11 @@ bool stores_sectors(const SelectiveScanProblem& problem, const ForwardVariant& v
          v.tile * element_size(v.dtype) % kSectorBytes == 0 && !fills_sectors(problem.y, problem, true, v.tile);
 }
 
-// Do lanes read and write few states' rows, which begin anywhere, themselves (direct_rows.cuh)? What several lanes
-// share they would read several times; packed, sliced and invariant scans have their tiles in shared memory.
+// Do lanes read and write rows that begin anywhere themselves (direct_rows.cuh)? What several lanes share they would
+// read several times, and more states leave no registers; packed, sliced and invariant scans have their tiles in shared
+// memory.
 bool moves_directly(const ForwardVariant& v) {
-  constexpr int kMostStates = 8;
+  constexpr int kMostStates = 16;
   const auto accesses = {v.u_access, v.delta_access, v.z_access, v.y_access};
   const bool begin_anywhere = std::any_of(accesses.begin(), accesses.end(), is_unaligned) &&
                               std::find(accesses.begin(), accesses.end(), Access::kElementwise) == accesses.end();
@@ -52,7 +54,8 @@ TileSteps tile_steps(Index row, Index row_stride, Index advance, DType dtype, Ac
   const int width = access == Access::kWords     ? 4 / element_size(dtype)
                     : access == Access::kWindows ? 16 / element_size(dtype)
                                                  : copy_width(columns, dtype);
-  if (access == Access::kElementwise || width == 0 || columns % width != 0 || 32 % (columns / width) != 0)
+  if (access == Access::kElementwise || access == Access::kDirectly || width == 0 || columns % width != 0 ||
+      32 % (columns / width) != 0)
     return {0, 0};
   return {32 / (columns / width) * row_stride * element_size(dtype), advance * element_size(dtype)};
 }
@@ -96,11 +99,6 @@ int padded_states(const ForwardVariant& v, int lanes) {
 }
 
 bool has_windows(int columns, DType dtype) { return element_size(dtype) == 2 && columns % kWindowElements == 0; }
-
-bool fits_windows(const ForwardVariant& v) {
-  return has_windows(v.tile_columns(), v.dtype) && v.channels == 1 && v.tile_columns() <= 32 &&
-         v.tile % kWindowElements == 0;
-}
 
 void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v) {
   if (v.prepared) {  // prepare.cu reads any layout
@@ -165,9 +163,8 @@ TileSteps projection_steps(const ProjectionTensor& tensor, ProjectionLayout layo
 
 void set_tile_steps(const ForwardVariant& v, SelectiveScanForwardParams& params) {
   const SelectiveScanProblem& p = params.problem;
-  const ForwardVariant carry = carry_variant(v);  // which has tiles of what is moved directly, too
-  params.u_steps = sequence_steps(p.u, carry.u_access, v);
-  params.delta_steps = sequence_steps(p.delta, carry.delta_access, v);
+  params.u_steps = sequence_steps(p.u, v.u_access, v);
+  params.delta_steps = sequence_steps(p.delta, v.delta_access, v);
   params.z_steps = sequence_steps(p.z, v.z_access, v);
   params.y_steps = sequence_steps(p.y, v.y_access, v);
   params.B_steps = v.prepared ? TileSteps{0, 0} : projection_steps(p.B, {v.b_order, v.b_access}, v);

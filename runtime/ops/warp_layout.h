@@ -30,9 +30,6 @@ bool has_long_windows(const ForwardVariant& v);
 // Can rows of `columns` elements be moved in windows?
 bool has_windows(int columns, DType dtype);
 
-// Can tiles of u, delta and z be?
-bool fits_windows(const ForwardVariant& v);
-
 // b_order to c_access: how B and C are moved.
 void set_projections(const SelectiveScanProblem& problem, ForwardVariant& v);
 

@@ -86,7 +86,8 @@ TEST(AbreastPlan, IsForFewStatesWhoseStepsShareSectors) {
   const auto abreast = [&](const SelectiveScanProblem& p) { return plan_forward(p, device).variant.abreast; };
   EXPECT_EQ(abreast(problem_of(47, 3244, 990, 5)), 1) << "lanes read and write rows that begin anywhere themselves";
   EXPECT_EQ(abreast(problem_of(47, 3244, 1000, 5)), 4) << "aligned vectors, but half sectors";
-  EXPECT_EQ(abreast(with_longer_rows(problem_of(1, 131072, 2048))), 4) << "cut";
+  EXPECT_EQ(abreast(with_longer_rows(problem_of(1, 131072, 2048))), 1) << "with 16 states, too";
+  EXPECT_EQ(abreast(with_longer_rows(problem_of(1, 131072, 2048, 24))), 4) << "lanes share channels, cut";
   EXPECT_EQ(abreast(problem_of(47, 3244, 990, 5, DType::kFloat16, true)), 1) << "adjacent steps";
   EXPECT_EQ(abreast(problem_of(64, 2048, 1536)), 1) << "exponentials bind";
   EXPECT_EQ(abreast(problem_of(1, 131072, 2048)), 1) << "exponentials bind";

@@ -333,7 +333,7 @@ TEST(Plan, ReadsTheLayoutFromTheStrides) {
 
 TEST(Plan, MovesInWindowsOrWordsWhatIsNotAlignedAndByElementWhatIsNotAdjacent) {
   const auto device = device_with(132);
-  const SelectiveScanProblem p = problem_of(64, 2048, 1536);
+  const SelectiveScanProblem p = problem_of(64, 2048, 1536, 32);  // lanes share channels: none moves them itself
   EXPECT_EQ(plan_forward(p, device).variant.u_access, Access::kVectors);
 
   SelectiveScanProblem shifted = p;

@@ -399,7 +399,7 @@ std::vector<ScanCase> scan_cases() {
     scan.choice.tile = 8, scan.choice.unroll = 4, scan.choice.stages = 4, scan.choice.min_blocks = 1;
   }
 
-  // Rows of few states that begin anywhere, which lanes read and write themselves: lengths around groups and tiles,
+  // Rows that begin anywhere, which lanes read and write themselves: lengths around groups and tiles,
   // warps with fewer channels than lanes, whole and cut; and a missing step that a bias alone would give a size.
   const auto add_direct = [&](const char* name, DType dtype, Index dstate, std::vector<Index> seqlens) -> ScanCase& {
     ScanCase& scan = add(name, dtype, steps).everything();
@@ -412,6 +412,8 @@ std::vector<ScanCase> scan_cases() {
   add_direct("DirectFloat32", f32, 3, {1, 2, 15, 16, 17, 31, 32, 33, 65, 101});
   add_direct("DirectFloat16", f16, 1, {1, 16, 33, 101});
   add_direct("DirectBFloat16", bf16, 8, {1, 17, 32, 67}).dim = 331;
+  add_direct("DirectSixteenStates", f16, 16, {1, 7, 9, 16, 17, 67}).dim = 331;
+  add_direct("DirectElevenStates", f32, 11, {41});
   add_direct("DirectShifted", f16, 2, {35}).spacing = Spacing::kShifted;
   add_direct("DirectReverse", f16, 6, {1, 35, 64}).reverse = true;
   add_direct("DirectBare", bf16, 4, {41}).bare();
@@ -426,11 +428,16 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add_direct("DirectGroups", f16, 2, {43});
     scan.dim = 3 * 53, scan.ngroups = 3;
   }
-  for (const DType dtype : {f16, f32}) {
-    ScanCase& scan =
-        add_direct(dtype == f16 ? "DirectCut" : "DirectCutFloat32", dtype, dtype == f16 ? 1 : 5, {331, 517});
+  const auto add_direct_cut = [&](const char* name, DType dtype, Index dstate) -> ScanCase& {
+    ScanCase& scan = add_direct(name, dtype, dstate, {331, 517});
     scan.choice.cut = true, scan.sm_count = 4;
-  }
+    return scan;
+  };
+  add_direct_cut("DirectCut", f16, 1);
+  add_direct_cut("DirectCutFloat32", f32, 5);
+  add_direct_cut("DirectCutSixteenStates", bf16, 16);
+  add_direct_cut("DirectCutReverse", f16, 12).reverse = true;
+  add_direct_cut("DirectCutConstantB", f32, 3).constant_B = true;
 
   // Rows that go abreast: whole ones and, on few multiprocessors, cut ones; blocks that have fewer of them, and of
   // which the last has fewer channels; steps that begin with a sector, in its middle, or anywhere.
@@ -450,7 +457,7 @@ std::vector<ScanCase> scan_cases() {
   add_abreast("AbreastFloat32", f32, 2, 1, {9, 71}).dim = 37;
   add_abreast("AbreastBFloat16", bf16, 4, 2, {67});
   add_abreast("AbreastFourChannels", f32, 8, 1, {67}).dim = 37;
-  add_abreast("AbreastDense", f16, 1, 1, {41, 131}).spacing = Spacing::kDense;
+  add_abreast("AbreastDense", f16, 2, 1, {41, 131}).spacing = Spacing::kDense;
   add_abreast("AbreastDenseFloat32", f32, 2, 1, {41}).spacing = Spacing::kDense;
   add_abreast("AbreastHalfSectors", f16, 1, 1, {35}).dim = 72;
   add_abreast("AbreastShifted", bf16, 4, 1, {41}).spacing = Spacing::kShifted;
