@@ -424,11 +424,15 @@ __device__ __forceinline__ float missing_delta() { return MS_SOFTPLUS ? __uint_a
 
 // Clears steps begin to end - 1 of a tile, of B where it is read, where these lie outside of the sequence:
 // whatever is there instead, not even an infinity may be left of it. u and B become zero, and delta a step that leaves
-// the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero.
+// the state as it is, unless there is a bias without softplus: softplus(-infinity + bias) is zero. z becomes zero, too:
+// gates are evaluated in pairs, and by the last step's must not be seen what stood in memory after it.
 __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, const Row& row, ExpandedTile& expanded,
                                              Stage& stage, int begin, int end, int lane) {
   const Rows u = sequence_rows(p.u, row, 0, kTile, kWarpChannels);
   const Rows delta = sequence_rows(p.delta, row, 0, kTile, kWarpChannels);
+#if MS_HAS_Z
+  const Rows z = sequence_rows(p.z, row, 0, kTile, kWarpChannels);
+#endif
 #pragma unroll 1
   for (int i = lane; !kReadsDirectly && i < (end - begin) * kWarpChannels; i += 32) {
     const int step = begin + i / kWarpChannels, channel = i % kWarpChannels;
@@ -438,6 +442,10 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, cons
     const int delta_shift = shift_of_row<MS_DELTA_ACCESS>(delta.from + r * delta.row_stride);
     from_float(0.0f, stage.u[r * kPitch<MS_U_ACCESS> + place + u_shift]);
     from_float(missing_delta(), stage.delta[r * kPitch<MS_DELTA_ACCESS> + place + delta_shift]);
+#if MS_HAS_Z
+    const int z_shift = shift_of_row<MS_Z_ACCESS>(z.from + r * z.row_stride);
+    from_float(0.0f, stage.z[r * kPitch<MS_Z_ACCESS> + place + z_shift]);
+#endif
   }
   if constexpr (kReadsRawB) {
     for (int i = lane; i < (end - begin) * kDState; i += 32) {
