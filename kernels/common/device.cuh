@@ -180,6 +180,11 @@ __device__ __forceinline__ void event_init(Event& event, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&event)), "r"(count) : "memory");
 }
 
+// Before it is initialised anew, when nobody waits for it any more.
+__device__ __forceinline__ void event_end(Event& event) {
+  asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(shared_address(&event)) : "memory");
+}
+
 __device__ __forceinline__ void event_signal(Event& event) {
   asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(&event)) : "memory");
 }
@@ -202,6 +207,18 @@ __device__ __forceinline__ void event_wait(Event& event, unsigned parity) {
       : "memory");
 }
 #endif
+
+// A flag in global memory, from one thread of the grid to another: what the thread that sets it has done or seen
+// before, whoever has waited for it finds done.
+__device__ __forceinline__ void flag_set(unsigned* flag) {
+  asm volatile("fence.acq_rel.gpu; st.relaxed.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
+}
+__device__ __forceinline__ void flag_wait(const unsigned* flag) {
+  unsigned is_set;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(is_set) : "l"(flag) : "memory");
+  } while (is_set == 0);
+}
 
 #if MS_HAS_BULK_COPIES
 // Copies of any multiple of 16 bytes between addresses that are multiples of 16, by the engine for bulk copies, which

@@ -32,6 +32,13 @@ struct TileSteps {
 // what one has read of the next one's channels is still in the L2 cache. The same shares of a few adjacent rows may be
 // a block then, as may whole rows (MS_ABREAST in warp_tile.cuh). In relay.cu and relay_served.cu a slot is a whole row,
 // and a block, and in served.cu a whole row too, four to a block.
+//
+// Where relay_served.cu has more rows than multiprocessors have blocks, but not a multiple of that, the last ones would
+// leave most multiprocessors idle. Its slots are ranges then, too (MS_WRAPPED), at least as long as a row, and each
+// begins with its last piece: a row that it shares with the slot after it is scanned from its begin there and then, and
+// its end by the slot after it last of all, when what is handed on, in carry_state, has long been there. (R.
+// McNaughton, Scheduling with deadlines and loss functions, 1959, section 3.) A block waits for one of a lower number
+// only, which has started before it.
 struct SelectiveScanForwardParams {
   SelectiveScanProblem problem;
   TileSteps u_steps, delta_steps, z_steps, y_steps, B_steps, C_steps;  // zero where no pointers are used
@@ -50,6 +57,8 @@ struct SelectiveScanForwardParams {
   // slot's begin.
   float* carry_state;
   float* carry_delta;
+  // With MS_WRAPPED one per slot, zero before the launch: set when carry_state of the slot is there.
+  unsigned* carry_ready;
   // More states than one launch holds are scanned in slices, one launch after another (MS_SLICE in warp_tile.cuh).
   // `problem` is then a slice's, and this the sums over the states of the slices before it, fp32, for all steps:
   // [tile][group of steps][channel of the warp][step of the group], tiles counted over all rows.

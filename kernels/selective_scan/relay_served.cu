@@ -2,8 +2,9 @@
 // bring them what they need. In relay.cu more than a third of a turn's instructions copy a few steps, expand B and C,
 // evaluate delta, add up over lanes and store; a warp that does that for several turns at once needs a third of them.
 //
-// Grid: a block for every row (batch, group, channels of a warp). Block: MS_WARPS warps that scan and kServers that
-// serve them, in turns. A tile holds the steps of kGroups turns; it is in one of kSlots slots until all are over:
+// Grid: a block for every row (batch, group, channels of a warp) or, with MS_WRAPPED, for more than one. Block:
+// MS_WARPS warps that scan and kServers that serve them, in turns. A tile holds the steps of kGroups turns; it is in
+// one of kSlots slots until all are over:
 //
 //   server   await t, done(t - kSlots) | sums, gate, stores of t - kSlots | B, C, delta, u of t | ready(t) | copy ahead
 //   scanner  ready(t) | decays and inputs of a turn | wait, take its steps, hand on | outputs | done(t)
@@ -77,33 +78,83 @@ struct __align__(16) Block {
   Slot slot[kSlots];
   __align__(16) float handed[kWarps][kHeld * 32];  // to warp w: the state that its next turn begins with
   __align__(16) float A[kHeld * 32];
+#if defined(MS_WRAPPED)
+  __align__(16) Piece piece;  // for the scanning warps, which have no registers for it
+#endif
   Event ready[kSlots], done[kSlots];
 };
 static_assert(sizeof(Block) == MS_SHARED_BYTES, "the plan has counted otherwise");
 
+// Tiles of the piece at hand.
+__device__ __forceinline__ int tiles_of_piece(const SelectiveScanForwardParams& params, const Block& block) {
+#if defined(MS_WRAPPED)
+  return block.piece.end - block.piece.begin;
+#else
+  return params.tiles_per_row;
+#endif
+}
+
 // Until what either kind of warp does first is done.
 __device__ __forceinline__ void wait_for_block() { barrier_wait<32 * (kWarps + kServers)>(0); }
 
+// Until nobody needs what belongs to the piece any more. Some may still hand states on, by the barriers of less than
+// this number.
+__device__ __forceinline__ void leave_piece() { barrier_wait<32 * (kWarps + kServers)>(kWarps); }
+
 // ---- the scanning warps ----
 
-// What scanning warps do before anyone waits for them: the first, what the row starts from; the second, what servers
-// need.
-__device__ __forceinline__ void enter_row(const SelectiveScanForwardParams& params, Block& block, int warp, LaneId id) {
+#if defined(MS_WRAPPED)
+// Of a row that is scanned in two pieces: the state between them, on to the block of the second one.
+__device__ __forceinline__ void leave_state(const SelectiveScanForwardParams& params, LaneId id, const States& state) {
+  write_handed(params.carry_state + static_cast<Index>(blockIdx.x) * (kHeld * 32), id, state);
+  __syncwarp();
+  if (id.lane == 0) flag_set(params.carry_ready + blockIdx.x);
+}
+
+__device__ __forceinline__ void await_state(const SelectiveScanForwardParams& params, LaneId id, States& state) {
+  const int before = static_cast<int>(blockIdx.x) - 1;
+  if (id.lane == 0) flag_wait(params.carry_ready + before);
+  __syncwarp();
+  read_handed(params.carry_state + static_cast<Index>(before) * (kHeld * 32), id, state);
+}
+#endif
+
+// What scanning warps do before anyone waits for them: the first, what the piece starts from, which it reads while
+// others are still busy with the piece before; the second, what servers need. first: of the block's pieces.
+__device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& params, const Piece& piece, bool first,
+                                            Block& block, int warp, LaneId id) {
   const SelectiveScanProblem& p = params.problem;
+  States A;
+  Lane self;
   if (warp == 0) {
-    const Row row = row_of(params, static_cast<int>(blockIdx.x));
-    States A;
+    const Row& row = piece.row;
     const float* from = p.A + row.first_channel * p.A_dim_stride;
     for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
                    [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] : 0.0f; });
-    write_handed(block.A, id, A);
-    Lane self;
+#if defined(MS_WRAPPED)
+    if (piece.begin > 0) {
+      await_state(params, id, self.state);
+    } else {
+      start_state(p, row, row.batch, id, self);
+    }
+#else
     start_state(p, row, row.batch, id, self);
+#endif
+  }
+  if (!first) leave_piece();
+  if (warp == 0) {
+    write_handed(block.A, id, A);
     write_handed(block.handed[0], id, self.state);
   } else if (warp == 1) {
     if (id.lane == 0) {
+#if defined(MS_WRAPPED)
+      block.piece = piece;
+#endif
 #pragma unroll
-      for (int i = 0; i < kSlots; ++i) event_init(block.ready[i], 1), event_init(block.done[i], kGroups);
+      for (int i = 0; i < kSlots; ++i) {
+        if (!first) event_end(block.ready[i]), event_end(block.done[i]);
+        event_init(block.ready[i], 1), event_init(block.done[i], kGroups);
+      }
     }
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) clear_padding(block.slot[i].expanded, id.lane);
@@ -175,20 +226,18 @@ __device__ __forceinline__ void fill_groups(const States& after, Steps& steps) {
 // Waits for the state that the turn begins with, hands on the state that it ends with, and takes the steps. This is
 // what all turns of a row wait for, one after another, so it stands in a loop of a single round: the compiler moves
 // nothing into a loop, and would do part of what comes before it after the wait, and of what comes after it before
-// handing on.
-__device__ __forceinline__ void take_steps(const SelectiveScanForwardParams& params, Block& block, int warp, bool first,
-                                           bool last, LaneId id, Steps& steps) {
+// handing on. The first and the last turn are no exceptions (scan()).
+__device__ __forceinline__ void take_steps(const SelectiveScanForwardParams& params, Block& block, int warp, LaneId id,
+                                           Steps& steps) {
   const int next = (warp + 1) % kWarps;
 #pragma unroll 1
   do {
-    if (!first) barrier_wait<kOfTwoWarps>(warp);
+    barrier_wait<kOfTwoWarps>(warp);
     States state;
     read_handed(block.handed[warp], id, state);
     pass_groups(state, steps);
-    if (!last) {
-      write_handed(block.handed[next], id, state);
-      barrier_arrive<kOfTwoWarps>(next);
-    }
+    write_handed(block.handed[next], id, state);
+    barrier_arrive<kOfTwoWarps>(next);
     fill_groups(state, steps);
   } while (params.segment_tiles != 0);  // never: there are no segments
 }
@@ -217,14 +266,31 @@ __device__ __forceinline__ void leave_shares(Slot& slot, const Steps& steps, int
   }
 }
 
+// From the state after the last turn.
+__device__ __forceinline__ void leave_row(const SelectiveScanForwardParams& params, const Block& block, int warp,
+                                          LaneId id) {
+  Lane self;
+  read_handed(block.handed[warp], id, self.state);
+#if defined(MS_WRAPPED)
+  if (block.piece.end < params.tiles_per_row) {
+    leave_state(params, id, self.state);
+  } else {
+    store_state(params.problem, block.piece.row, block.piece.row.batch, id, self);
+  }
+#else
+  store_state(params.problem, block.shared[0], id, self);
+#endif
+}
+
+// What the first turn begins with is there before; of what the last one ends with, the warp after it takes care.
 __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, Block& block) {
-  const SelectiveScanProblem& p = params.problem;
   const int thread = static_cast<int>(threadIdx.x);
-  const unsigned turns = static_cast<unsigned>(params.tiles_per_row) * kGroups;
+  const auto turns = [&] { return static_cast<unsigned>(tiles_of_piece(params, block)) * kGroups; };
+  if (thread / 32 == kWarps - 1) barrier_arrive<kOfTwoWarps>(0);
   States A;
   read_handed(block.A, lane_id(), A);
 #pragma unroll 1
-  for (unsigned turn = threadIdx.x / 32; turn < turns; turn += kWarps) {
+  for (unsigned turn = threadIdx.x / 32; turn < turns(); turn += kWarps) {
     const unsigned warp = static_cast<unsigned>(opaque(thread)) / 32;
     const LaneId id = lane_id(lane_anew(thread));
     const unsigned tile = turn / kGroups;
@@ -238,17 +304,14 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, B
       read_inputs(slot.inputs + opaque(first / 2), 0, id, inputs);
       evaluate_steps(A, slot, at, inputs, steps);
     }
-    take_steps(params, block, static_cast<int>(warp), turn == 0, turn + 1 == turns, id, steps);
+    take_steps(params, block, static_cast<int>(warp), id, steps);
     leave_shares(slot, steps, first, at, id);
     __syncwarp();
     if (id.lane == 0) event_signal(block.done[tile % kSlots]);
-    if (turn + 1 == turns) {
-      Lane self;
-#pragma unroll
-      for (int s = 0; s < kStates; ++s) self.state[0][s] = steps.state[kSteps - 1][s];
-      store_state(p, block.shared[0], id, self);
-    }
   }
+  if (turns() % kWarps != static_cast<unsigned>(thread) / 32) return;
+  barrier_wait<kOfTwoWarps>(thread / 32);
+  if (kWrapped || MS_HAS_FINAL) leave_row(params, block, thread / 32, lane_id());
 }
 
 // ---- the serving warps ----
@@ -439,11 +502,14 @@ __device__ __forceinline__ void keep_tile(Stage& stage, LaneId id, const OfRow& 
   __syncwarp();
 }
 
-// Every kServers-th tile, from tile `server` on.
-__device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, Block& block, int server, LaneId id) {
+// Every kServers-th tile of the piece, from its tile `server` on. The first ones are copied while others are still busy
+// with the piece before.
+__device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, const Piece& piece, bool first,
+                                      Block& block, int server, LaneId id) {
   const SelectiveScanProblem& p = params.problem;
   Shared& shared = block.shared[server];
-  if (id.lane == 0) shared.piece = {row_of(params, static_cast<int>(blockIdx.x)), server, params.tiles_per_row, 0};
+  const int first_tile = piece.begin;
+  if (id.lane == 0) shared.piece = {piece.row, first_tile + server, piece.end, 0};
   __syncwarp();
   const Row row = shared.piece.row;
   TileCopies<true, kHeldStages> copies(params, shared, id.lane);
@@ -454,15 +520,16 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
   if constexpr (kByStep) {
     of_channels.load(p, row, id.lane);
     const StepLane at(id.lane);
-    const Rows rows = sequence_rows(p.y, row, static_cast<Index>(server) * kTile, kTile, kWarpChannels);
+    const Rows rows = sequence_rows(p.y, row, static_cast<Index>(first_tile + server) * kTile, kTile, kWarpChannels);
     y = reinterpret_cast<char*>(const_cast<Element*>(rows.from + at.step * rows.row_stride + at.channel));
   } else {
     delta.load(p, row, id);
     of_row.load(p, row, id);
-    y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, server, id.lane));
+    y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, first_tile + server, id.lane));
   }
-  const int tiles = params.tiles_per_row;
+  const int tiles = piece.end - first_tile;
   const auto steps_of = [&](int tile) { return copies.is_whole(tile) ? kTile : steps_of_tile(p, tile); };
+  if (!first) leave_piece();
   wait_for_block();
 #pragma unroll 1
   for (int t = server; t < tiles + kSlots; t += kServers) {
@@ -474,7 +541,7 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
     if (before >= 0) {
       event_wait(block.done[at], static_cast<unsigned>(before) / kSlots % 2);
       Stage& last = shared.stage[static_cast<unsigned>(before) / kServers % kStages];
-      const int existing = steps_of(before);
+      const int tile = first_tile + before, existing = steps_of(tile);
       if constexpr (kByStep) {
         store_by_step(p, row, existing, id.lane, of_channels, slot, last, y);
         y += params.y_steps.advance;
@@ -482,19 +549,32 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
         TileOutputs outputs;
         add_lanes(slot, id, outputs);
         keep_tile(last, id, of_row, outputs);
-        if (copies.is_whole(before)) {
-          store_whole(last.u, y, params, row, before, id.lane);
+        if (copies.is_whole(tile)) {
+          store_whole(last.u, y, params, row, tile, id.lane);
         } else {
-          store_part(last.u, p.y, row, static_cast<Index>(before) * kTile, existing, id.lane);
+          store_part(last.u, p.y, row, static_cast<Index>(tile) * kTile, existing, id.lane);
         }
       }
       __syncwarp();  // the next copy goes there
     }
     if (t < tiles) {
-      make_ready(p, row, steps_of(t), *stage, id, of_row, delta, of_channels, slot);
+      make_ready(p, row, steps_of(first_tile + t), *stage, id, of_row, delta, of_channels, slot);
       if (id.lane == 0) event_signal(block.ready[at]);
       copies.copy_ahead(params, row, shared, id.lane);
     }
+  }
+}
+
+// first: of the block's pieces.
+__device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& params, const Piece& piece, bool first,
+                                           Block& block) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (warp >= kWarps) {
+    serve(params, piece, first, block, warp - kWarps, lane_id());
+  } else {
+    enter_piece(params, piece, first, block, warp, lane_id());
+    wait_for_block();
+    scan(params, block);
   }
 }
 
@@ -504,14 +584,19 @@ extern "C" __global__ void __launch_bounds__(32 * (kWarps + kServers), MS_MIN_BL
     selective_scan_relay_served(const SelectiveScanForwardParams params) {
   MS_DYNAMIC_SHARED(uint4, memory);
   Block& block = *reinterpret_cast<Block*>(memory);
-  const int server = static_cast<int>(threadIdx.x) / 32 - kWarps;
-  if (server >= 0) {
-    serve(params, block, server, lane_id());
-  } else {
-    enter_row(params, block, static_cast<int>(threadIdx.x) / 32, lane_id());
-    wait_for_block();
-    scan(params, block);
-  }
+#if defined(MS_WRAPPED)
+  int end = slot_range(params, static_cast<int>(blockIdx.x)).end;
+  bool first = true;
+#pragma unroll 1
+  do {
+    const int begin = slot_range(params, static_cast<int>(blockIdx.x)).begin;
+    scan_piece(params, piece_until(params, begin, end), first, block);
+    end = block.piece.next - block.piece.end + block.piece.begin;
+    first = false;
+  } while (end > slot_range(params, static_cast<int>(blockIdx.x)).begin);
+#else
+  scan_piece(params, {row_of(params, static_cast<int>(blockIdx.x)), 0, params.tiles_per_row, 0}, true, block);
+#endif
 }
 
 }  // namespace mamba_scan

@@ -298,7 +298,7 @@ class TileCopies {
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, const Row& row, Shared& shared,
                                             int to, int lane) {
-    const int past = kWarps > 1 ? params.tiles_per_row : past_;  // where it is known, it takes no register
+    const int past = kWarps > 1 && !kWrapped ? params.tiles_per_row : past_;  // where it is known, it takes no register
     if (OUTPUTS ? next_ < past : next_ > past) {
       Stage& stage = shared.stage[to];
       if (kAnyByPointer && next_ < max(whole_end_, ~whole_end_)) {

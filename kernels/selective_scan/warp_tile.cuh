@@ -23,6 +23,7 @@
 //   MS_SERVED            1: served.cu and relay_served.cu, where others move tiles for the warps that scan
 //   MS_ROW_VECTOR        of whole_rows.cu, which alone has it: elements that rows of steps begin with a multiple of;
 //                        likewise MS_BULK, 1: copies in bulk
+//   MS_WRAPPED           of relay_served.cu, if at all: slots are ranges of rows (forward_params.h)
 //   MS_ABREAST           adjacent rows of a block that go through their tiles in step: 1, but in forward.cu also 2 or 4
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time
@@ -65,6 +66,11 @@ constexpr int kStages = MS_STAGES;
 constexpr int kWarps = MS_WARPS;
 constexpr bool kServed = MS_SERVED;
 constexpr int kAbreast = MS_ABREAST;
+#if defined(MS_WRAPPED)
+constexpr bool kWrapped = true;
+#else
+constexpr bool kWrapped = false;
+#endif
 #if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
 constexpr bool kInterleavedStates = true;
 #else
@@ -331,6 +337,12 @@ __device__ __forceinline__ Piece piece_at(const SelectiveScanForwardParams& para
   const int row_begin = row * params.tiles_per_row;
   const int end = min(range_end - row_begin, params.tiles_per_row);
   return {row_of(params, row), begin - row_begin, end, row_begin + end};
+}
+
+// The piece of the slot's range that ends at tile `end`, counted over all rows.
+__device__ __forceinline__ Piece piece_until(const SelectiveScanForwardParams& params, int range_begin, int end) {
+  const int row_begin = (end - 1) / params.tiles_per_row * params.tiles_per_row;
+  return piece_at(params, max(range_begin, row_begin), end);
 }
 
 __device__ __forceinline__ int steps_of_tile(const SelectiveScanProblem& p, int tile) {

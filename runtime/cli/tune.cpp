@@ -13,10 +13,10 @@ namespace {
 std::string kind_of(const nlohmann::ordered_json& candidate) {
   const auto text = [&](const char* name) { return std::to_string(candidate.at(name).get<int>()); };
   const std::string channels = text("channels") + " channels, ";
-  std::string time = candidate.at("warps") != 1        ? "turns of " + text("warps") + " warps"
-                     : candidate.at("cut").get<bool>() ? "cut in time"
-                                                       : "whole";
+  const bool turns = candidate.at("warps") != 1, cut = candidate.at("cut").get<bool>();
+  std::string time = turns ? "turns of " + text("warps") + " warps" : cut ? "cut in time" : "whole";
   if (candidate.at("served").get<bool>()) time += ", served";
+  if (turns && cut) time += ", in even shares";
   if (candidate.at("whole_rows").get<bool>()) time += ", side by side";
   if (candidate.at("abreast") != 1) time += ", " + text("abreast") + " abreast";
   return channels + time;

@@ -37,13 +37,13 @@ bool can_have_blocks_of_rows(const SelectiveScanProblem& p) {
 }
 
 void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                     const ForwardVariant& variant, int resident, decltype(clocks_of_relay)& clocks, Best& best) {
+                     const ForwardVariant& variant, Index slots, double clocks, Best& best) {
   Candidate c;
   c.variant = variant;
-  c.rows = c.slots = rows_of(problem, variant);
+  c.rows = rows_of(problem, variant);
+  c.slots = slots;
   if (c.rows > std::numeric_limits<int>::max()) return;
-  const double taken = clocks(variant, c.rows, resident, problem.seqlen, std::max(device.sm_count, 1));
-  c.clocks = bounded_by_memory(taken, memory_clocks(variant, c.rows, c.slots, problem, device));
+  c.clocks = bounded_by_memory(clocks, memory_clocks(variant, c.rows, c.slots, problem, device));
   best.consider(c);
 }
 

@@ -37,9 +37,9 @@ double memory_clocks(const ForwardVariant& v, Index rows, Index slots, const Sel
 // chunk_invariant, and B and C that vary.
 bool can_have_blocks_of_rows(const SelectiveScanProblem& p);
 
-// A block for every row, `resident` of them at a time on a multiprocessor. clocks: of whichever kernel.
+// By a kernel that has a block for every slot, and takes so many clocks if memory keeps up.
 void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
-                     const ForwardVariant& variant, int resident, decltype(clocks_of_relay)& clocks, Best& best);
+                     const ForwardVariant& variant, Index slots, double clocks, Best& best);
 
 // ---- forward.cu ----
 

@@ -36,7 +36,7 @@ bool has_details(const PlanChoice& choice) {
 bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {
   const PlanChoice simple{.lanes = v.lanes,
                           .channels = v.channels,
-                          .cut = v.cut,
+                          .cut = v.cut || v.wrapped,
                           .warps = v.warps,
                           .slices = choice.slices,
                           .served = v.served,

@@ -47,7 +47,9 @@ void consider_whole_rows(const SelectiveScanProblem& problem, const driver::Devi
   constexpr int kMany = 8;
   const int resident = blocks_per_sm(v, bytes, device), enough = v.states > kMany ? 8 : 4;
   if (resident < enough && !best.wants(v)) return;
-  consider_blocks(problem, device, v, resident, clocks_of_whole_rows, best);
+  const Index rows = rows_of(problem, v);
+  const double clocks = clocks_of_whole_rows(v, rows, resident, problem.seqlen, std::max(device.sm_count, 1));
+  consider_blocks(problem, device, v, rows, clocks, best);
 }
 
 }  // namespace mamba_scan::ops

@@ -253,13 +253,13 @@ double clocks_of_relay(const ForwardVariant& v, Index rows, int resident, Index 
 // Servers make tiles ready, for each block its own, and schedulers take turns on those of all blocks. Fitted on an H200
 // to 196 plans of 78 scans, 4.5 % off on average; then, for many states of a lane, whose steps are joined since
 // (kJoined in relay_served.cu), to 38 more, 3 % off.
-double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident, Index seqlen, Index sms) {
+double clocks_of_relay_served(const ForwardVariant& v, Index rows, Index slots, int resident, Index seqlen, Index sms) {
   constexpr double kOnce = 7390, kOnceOfOption = 1046, kNextBlocks = 1300;
   constexpr double kNextRound = 4150, kNextRoundAlone = 2000, kNextRoundOfStep = 119;
   constexpr double kOfTile = 656, kElement = 14;
   constexpr double kOwned = 66.5, kOwnedOfMany = 105, kOwnedByStep = 20.4, kOfOption = 25.4;  // of a step and channel
   constexpr double kOfTurnOfFew = 610, kOfTurnOfMany = 802, kOfTurnOption = 45;
-  constexpr double kUnaligned = 1315, kOnceUnaligned = 5100;
+  constexpr double kUnaligned = 1315, kUnalignedChannels = 1900, kOnceUnaligned = 5100;
   const bool is_many = v.states > 4, is_by_step = !v.seq_contiguous && moves_vectors(v);
   const int options = is_many ? v.softplus + v.has_z : 0;
   const double of_turn = (is_many ? kOfTurnOfMany : kOfTurnOfFew) + kOfTurnOption * options;
@@ -267,7 +267,8 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident,
   const double expanding = 2 * v.tile / 32.0 * v.dstate * kElement;
   const double own = static_cast<double>(v.tile) / v.lanes;  // steps of a channel that a lane of a server has
   const double owned = is_by_step ? kOwnedByStep : is_many ? kOwnedOfMany : kOwned;
-  const double tile = (is_many && !is_by_step ? 0 : kOfTile) + (moves_vectors(v) ? 0 : kUnaligned) + expanding +
+  const double unaligned = moves_vectors(v) ? 0 : v.seq_contiguous ? kUnaligned : kUnalignedChannels;
+  const double tile = (is_many && !is_by_step ? 0 : kOfTile) + unaligned + expanding +
                       own * (owned + kOfOption * v.softplus + kOfOption * v.has_z);
   const double server = tile / v.tiles_apart(), turns = of_turn / 4 * v.tile / v.unroll;
   const auto round = [&](Index blocks) {
@@ -275,12 +276,19 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, int resident,
     const auto all = static_cast<double>(blocks);
     return together(server * (0.98 + 0.02 * all), turns * all);
   };
-  const Index blocks = ceil_div(rows, sms);
+  const Index blocks = ceil_div(slots, sms);
   const auto more = static_cast<double>(std::min<Index>(blocks, resident) - 1);  // that start at once
+  const double starts =
+      kOnce + kOnceOfOption * options + (moves_vectors(v) ? 0 : kOnceUnaligned) + kNextBlocks * more * more;
+  const auto tiles = static_cast<double>(ceil_div(seqlen, v.tile));
+  if (v.wrapped) {
+    // Fitted to 22 scans, 3 % off: clearing the flags is a launch of its own, and all multiprocessors are busy.
+    constexpr double kFlags = 7000, kAllBusy = 1.05;
+    const double of_slot = static_cast<double>(rows) / static_cast<double>(slots);
+    return kFlags + starts + kAllBusy * (next_round * of_slot + tiles * of_slot * round(blocks));
+  }
   const double rounds = static_cast<double>(ceil_div(blocks, resident) - 1);
-  const double starts = kOnce + kOnceOfOption * options + (moves_vectors(v) ? 0 : kOnceUnaligned) +
-                        kNextBlocks * more * more + next_round * rounds;
-  return starts + static_cast<double>(ceil_div(seqlen, v.tile)) * in_waves(blocks, resident, round);
+  return starts + next_round * rounds + tiles * in_waves(blocks, resident, round);
 }
 
 // Fitted to 20 scans on an H200.

@@ -31,8 +31,9 @@ double clocks_served(const ForwardVariant& variant, Index rows, Index seqlen, In
 // `rows` rows by relay.cu, whose blocks have a row each and run `resident` at a time on each of `sms` multiprocessors.
 double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
 
-// The same by relay_served.cu.
-double clocks_of_relay_served(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
+// The same by relay_served.cu; or, wrapped, in so many slots, as many as run at a time or less.
+double clocks_of_relay_served(const ForwardVariant& variant, Index rows, Index slots, int resident, Index seqlen,
+                              Index sms);
 
 // `rows` rows by whole_rows.cu, of which each of `sms` multiprocessors runs `resident` at a time.
 double clocks_of_whole_rows(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);

@@ -22,6 +22,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_CHANNELS", v.channels);
   define("MS_WARPS", v.warps);
   define("MS_SERVED", v.served);
+  if (v.wrapped) define("MS_WRAPPED", 1);
   define("MS_ABREAST", v.abreast);
   if (v.row_vector > 0) {
     define("MS_ROW_VECTOR", v.row_vector);
@@ -63,13 +64,15 @@ std::size_t inputs_bytes(const ForwardVariant& v) {
 }
 
 // In relay_served.cu, besides what the servers have: what is in the slots beyond B, C and inputs (kSharesPitch numbers
-// of every step), a lane's states for every scanning warp and its A, and two events for every slot.
+// of every step), a lane's states for every scanning warp and its A, where rows are shared out the piece at hand, and
+// two events for every slot.
 std::size_t relay_served_bytes(const ForwardVariant& v) {
-  constexpr std::size_t kEvent = 8;
+  constexpr std::size_t kEvent = 8, kPiece = 32;
   const auto slots = static_cast<std::size_t>(v.relay_slots());
   const auto shares = slots * static_cast<std::size_t>(v.tile * (v.seq_contiguous ? 32 : 32 + v.lanes));
   const auto held = static_cast<std::size_t>(32 * (v.warps + 1) * v.states);
-  return sizeof(float) * (shares + held) + 2 * slots * kEvent;
+  const std::size_t piece = v.wrapped ? kPiece : 0;
+  return sizeof(float) * (shares + held) + piece + 2 * slots * kEvent;
 }
 
 }  // namespace

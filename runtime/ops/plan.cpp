@@ -187,6 +187,7 @@ ForwardPlan plan_slices(const SelectiveScanProblem& whole, const driver::DeviceR
   plan.params.slots = static_cast<int>(chosen.slots);
   plan.params.carry_state = nullptr;
   plan.params.carry_delta = nullptr;
+  plan.params.carry_ready = nullptr;
   plan.params.partial_sum = nullptr;
   plan.params.first_slice = false;
   plan.params.prepared_B = plan.params.prepared_C = nullptr;
@@ -197,6 +198,10 @@ ForwardPlan plan_slices(const SelectiveScanProblem& whole, const driver::DeviceR
     use_segments(chosen, device, plan);
   } else if (v.cut) {
     deal_out_rows_alike(plan);
+  }
+  if (v.wrapped) {
+    plan.carry_state_bytes = static_cast<std::size_t>(plan.params.slots * 32 * v.states) * sizeof(float);
+    plan.carry_ready_bytes = static_cast<std::size_t>(plan.params.slots) * sizeof(unsigned);
   }
   if (plan.variant.cut) {
     const std::size_t lanes = static_cast<std::size_t>(plan.params.slots) * 32 * static_cast<std::size_t>(v.channels);

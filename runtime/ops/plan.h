@@ -37,6 +37,7 @@ struct ForwardPlan {
   Index slice_states = 0;             // of every slice but the last; 0 when there is only one
   std::size_t carry_state_bytes = 0;  // of scratch memory, aligned to 16; the same for one slice after another
   std::size_t carry_delta_bytes = 0;
+  std::size_t carry_ready_bytes = 0;
   std::size_t partial_sum_bytes = 0;
   std::size_t prepared_bytes = 0;  // of prepared B, and of C, aligned to 256
   double clocks = 0;               // that one of the launches is expected to take, with its carries
@@ -64,13 +65,13 @@ MAMBA_SCAN_API unsigned prepare_blocks(const SlicePlan& plan);
 struct PlanChoice {
   std::int16_t lanes = 0;
   std::int16_t channels = 1;
-  bool cut = false;
+  bool cut = false;  // of relay_served.cu: wrapped, as in ForwardVariant
   // As in ForwardVariant. 0: as plan_forward() would have it.
   std::int16_t tile = 0;
   std::int16_t unroll = 0;
   std::int16_t stages = 0;
   std::int16_t min_blocks = 0;
-  std::int16_t warps = 1;    // more: relay.cu or relay_served.cu, which are never cut and have no unroll of their own
+  std::int16_t warps = 1;    // more: relay.cu, which is never cut, or relay_served.cu; neither has an unroll of its own
   std::int16_t slices = 0;   // of the states. 0: as plan_forward() would have it
   bool served = false;       // served.cu, relay_served.cu
   std::int16_t abreast = 1;  // as in ForwardVariant

@@ -137,7 +137,8 @@ ForwardPlan plan_for(const SelectiveScanProblem& problem, const DeviceContext& d
 }
 
 std::size_t scratch_bytes(const ForwardPlan& plan) {
-  return 2 * plan.prepared_bytes + plan.carry_state_bytes + plan.carry_delta_bytes + plan.partial_sum_bytes;
+  return 2 * plan.prepared_bytes + plan.carry_state_bytes + plan.carry_delta_bytes + plan.carry_ready_bytes +
+         plan.partial_sum_bytes;
 }
 
 void set_scratch(ForwardPlan& plan, void* scratch) {
@@ -151,6 +152,8 @@ void set_scratch(ForwardPlan& plan, void* scratch) {
     plan.params.carry_state = reinterpret_cast<float*>(memory);
     plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
   }
+  if (plan.carry_ready_bytes > 0)
+    plan.params.carry_ready = reinterpret_cast<unsigned*>(memory + plan.carry_state_bytes);
   if (plan.partial_sum_bytes > 0)
     plan.params.partial_sum = reinterpret_cast<float*>(memory + plan.carry_state_bytes + plan.carry_delta_bytes);
 }
@@ -169,6 +172,12 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
       launch(slice.params, kernel, config, rt, device, work);
     };
     const auto slots = static_cast<unsigned>(slice.params.slots);
+    if (slice.params.carry_ready != nullptr) {
+      const auto flags = static_cast<driver::CUdeviceptr>(reinterpret_cast<std::uintptr_t>(slice.params.carry_ready));
+      device.driver->check(
+          device.driver->api().cuMemsetD8Async(flags, 0, plan.carry_ready_bytes, static_cast<driver::CUstream>(stream)),
+          "Clearing the flags of a scan");
+    }
     if (kernels.prepare != nullptr) run_blocks(*kernels.prepare, prepare_blocks(slice), kPrepareThreads, Work{});
     if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, kForwardBlockThreads, Work{});
     if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), kForwardBlockThreads, Work{});

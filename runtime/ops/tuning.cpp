@@ -57,7 +57,7 @@ PlanChoice choice_of(const ForwardPlan& plan) {
   const ForwardVariant& v = plan.variant;
   return {.lanes = v.lanes,
           .channels = v.channels,
-          .cut = v.cut,
+          .cut = v.cut || v.wrapped,
           .tile = v.tile,
           .unroll = v.warps > 1 || v.row_vector > 0 ? std::int16_t{0} : v.unroll,
           .stages = v.stages,
@@ -95,7 +95,13 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
         for (const std::int16_t warps : {4, 8, 16})
           for (const bool served : {false, true})
-            add({.lanes = lanes, .channels = channels, .warps = warps, .slices = slices, .served = served});
+            for (const bool cut : {false, true})
+              add({.lanes = lanes,
+                   .channels = channels,
+                   .cut = cut,
+                   .warps = warps,
+                   .slices = slices,
+                   .served = served});
       }
   };
   for (Index slices = usual_slices(problem);; slices = fewer_slices(slices)) {

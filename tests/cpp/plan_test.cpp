@@ -91,9 +91,10 @@ void expect_consistent(const SelectiveScanProblem& p, const ForwardPlan& plan) {
   EXPECT_EQ(rows_of(plan), p.batch * p.ngroups * params.blocks_per_group);
   EXPECT_GE(params.slots, 1);
   EXPECT_LE(params.slots, params.tiles);
-  EXPECT_EQ(v.cut, params.slots != rows_of(plan));
-  EXPECT_EQ(plan.carry_state_bytes != 0, v.cut);
-  EXPECT_EQ(plan.carry_state_bytes, plan.carry_delta_bytes * static_cast<std::size_t>(v.states));
+  EXPECT_EQ(v.cut || v.wrapped, params.slots != rows_of(plan));
+  EXPECT_EQ(plan.carry_state_bytes != 0, v.cut || v.wrapped);
+  EXPECT_EQ(plan.carry_delta_bytes * static_cast<std::size_t>(v.states), v.cut ? plan.carry_state_bytes : 0);
+  EXPECT_EQ(plan.carry_ready_bytes != 0, v.wrapped);
 }
 
 TEST(Plan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
@@ -158,8 +159,8 @@ TEST(Plan, FillsAllSchedulersAlikeWhenItCuts) {
       for (Index dim : {768, 2048}) {
         const ForwardPlan plan = plan_forward(problem_of(1, seqlen, dim), device_with(sm_count));
         if (sm_count < 36 && !plan.variant.cut) continue;  // whose schedulers whole rows fill
-        if (seqlen == 16384 && dim == 2048 && sm_count >= 128) {
-          EXPECT_EQ(plan.variant.kernel(), ScanKernel::kRelayServed) << "measured to be faster than a cut";
+        if (plan.variant.kernel() == ScanKernel::kRelayServed) {
+          EXPECT_TRUE(seqlen == 16384 && dim == 2048) << "measured to be faster than a cut there only";
           continue;
         }
         ASSERT_TRUE(plan.variant.cut);

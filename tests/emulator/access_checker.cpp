@@ -55,7 +55,10 @@ void AccessChecker::remove_region(const char* begin) {
   std::erase_if(regions_, [&](const auto& region) { return region->begin == begin; });
 }
 
-void AccessChecker::begin_launch() { ++launch_; }
+void AccessChecker::begin_launch() {
+  ++launch_;
+  publishers_.clear();
+}
 
 void AccessChecker::begin_block(unsigned block, unsigned threads) {
   block_ = block;
@@ -63,6 +66,7 @@ void AccessChecker::begin_block(unsigned block, unsigned threads) {
   clocks_.assign(std::size_t{threads} * threads, 0);
   for (unsigned t = 0; t < threads; ++t) clocks_[std::size_t{t} * threads + t] = 1;
   clocks_used_ = false;
+  known_.clear();
   ++generation_;
 }
 
@@ -172,8 +176,11 @@ std::optional<std::string> AccessChecker::check_blocks(Region& region, Cell& cel
     if ((access.bytes >> byte & 1) == 0) continue;
     std::uint32_t& writer = cell.writer[byte];
     std::uint32_t& reader = cell.reader[byte];
-    const bool other_writer = writer != 0 && writer != self && !(access.atomic && cell.atomic_writer);
-    const bool other_reader = write && reader != 0 && reader != self;
+    const auto is_other = [&](std::uint32_t block) {
+      return block != 0 && block != self && (block == kSeveral || !known_.contains(block - 1));
+    };
+    const bool other_writer = is_other(writer) && !(access.atomic && cell.atomic_writer);
+    const bool other_reader = write && is_other(reader);
     if (other_writer || other_reader) {
       const std::uint32_t other = other_writer ? writer : reader;
       return "race in " + region.name + " at byte " + std::to_string(offset) + ": " +

@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,6 +40,10 @@ class AccessChecker {
   };
   void release(unsigned thread, Past& to);  // besides what is there
   void acquire(unsigned thread, const Past& from);
+
+  // What the present block has done so far is ordered before what blocks do that follow the flag from then on.
+  void publish(const void* flag) { publishers_[flag] = block_; }
+  void follow(const void* flag) { known_.insert(publishers_.at(flag)); }
 
   // Says what is wrong with the access, if anything is. `code` is the return address of the accessing code.
   std::optional<std::string> check(unsigned thread, const void* address, std::size_t bytes, AccessKind kind,
@@ -82,6 +88,8 @@ class AccessChecker {
   std::uint64_t generation_ = 0;
   std::uint64_t launch_ = 0;
   unsigned block_ = 0;
+  std::map<const void*, unsigned> publishers_;  // of the launch: the block that has set a flag
+  std::set<unsigned> known_;                    // blocks that the present one has followed
   unsigned threads_ = 0;
   bool clocks_used_ = false;
   std::vector<std::uint32_t> clocks_;  // (threads, threads): what each thread knows of every other

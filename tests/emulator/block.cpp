@@ -238,6 +238,11 @@ void Block::event_init(const void* event, unsigned count, Place place) {
   access(event, sizeof(std::uint64_t), AccessKind::kWrite, __builtin_return_address(0));
 }
 
+void Block::event_end(const void* event, Place place) {
+  event_at(event, place);
+  events_.erase(event);
+}
+
 Block::Event& Block::event_at(const void* event, Place place) {
   const auto found = events_.find(event);
   if (found == events_.end()) fail("uses what is not an event at " + place.text());

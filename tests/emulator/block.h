@@ -69,8 +69,12 @@ class Block {
   unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, Place place);
   // An event has happened when `count` threads have signalled; those that wait name the parity of the times it has.
   void event_init(const void* event, unsigned count, Place place);
+  void event_end(const void* event, Place place);
   void event_signal(const void* event, Place place);
   void event_wait(const void* event, unsigned parity, Place place);
+  // A flag in global memory, by which blocks know what others have done.
+  void publish(const void* flag) { checker_.publish(flag); }
+  void follow(const void* flag) { checker_.follow(flag); }
   // Besides, an event may await bytes of bulk copies that the signals named, in either order.
   void event_signal_bytes(const void* event, std::size_t bytes, Place place);
   void bulk_load(const AsyncCopy& copy, const void* event, Place place);

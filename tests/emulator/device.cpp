@@ -31,8 +31,8 @@ class SharedRegion {
   SharedRegion(const SharedRegion&) = delete;
   SharedRegion& operator=(const SharedRegion&) = delete;
 
-  void poison() {
-    if (bytes_ != 0) std::memset(begin_, kPoison, bytes_);
+  void poison(unsigned char byte) {
+    if (bytes_ != 0) std::memset(begin_, byte, bytes_);
   }
 
  private:
@@ -120,13 +120,15 @@ void Device::launch(const KernelImage& kernel, const Launch& launch, void** argu
   std::vector<std::size_t> order(blocks);
   std::iota(order.begin(), order.end(), 0);
   std::mt19937 random(launch.seed);
-  if (is_backward(launch.order)) std::reverse(order.begin(), order.end());
-  if (launch.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
+  if (!launch.blocks_in_order) {
+    if (is_backward(launch.order)) std::reverse(order.begin(), order.end());
+    if (launch.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
+  }
 
   checker_.begin_launch();
   for (std::size_t b : order) {
-    static_shared.poison();
-    dynamic_shared.poison();
+    static_shared.poison(launch.poison);
+    dynamic_shared.poison(launch.poison);
     checker_.begin_block(static_cast<unsigned>(b), static_cast<unsigned>(threads));
     const auto x = static_cast<unsigned>(b % launch.grid.x),
                y = static_cast<unsigned>(b / launch.grid.x % launch.grid.y),

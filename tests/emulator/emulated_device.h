@@ -124,10 +124,14 @@ struct Event {
 inline void event_init(Event& event, int count, EMULATED_PLACE) {
   ::emulator::event_init(&event, static_cast<unsigned>(count), file, line);
 }
+inline void event_end(Event& event, EMULATED_PLACE) { ::emulator::event_end(&event, file, line); }
 inline void event_signal(Event& event, EMULATED_PLACE) { ::emulator::event_signal(&event, file, line); }
 inline void event_wait(Event& event, unsigned parity, EMULATED_PLACE) {
   ::emulator::event_wait(&event, parity, file, line);
 }
+
+inline void flag_set(unsigned* flag) { ::emulator::flag_set(flag); }
+inline void flag_wait(const unsigned* flag) { ::emulator::flag_wait(flag); }
 
 inline void event_signal_bytes(Event& event, int bytes, EMULATED_PLACE) {
   ::emulator::event_signal_bytes(&event, static_cast<std::size_t>(bytes), file, line);

@@ -17,6 +17,7 @@ unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, const c
 void event_init(const void* event, unsigned count, const char* file, int line) {
   Block::current()->event_init(event, count, {file, line});
 }
+void event_end(const void* event, const char* file, int line) { Block::current()->event_end(event, {file, line}); }
 void event_signal(const void* event, const char* file, int line) {
   Block::current()->event_signal(event, {file, line});
 }
@@ -32,6 +33,19 @@ std::uint64_t collective(Collective operation, unsigned mask, std::uint64_t valu
 void atomic_access(const void* address, std::size_t bytes) {
   Block::current()->yield();
   Block::current()->access(address, bytes, AccessKind::kAtomic, __builtin_return_address(0));
+}
+
+void flag_set(unsigned* flag) {
+  atomic_access(flag, sizeof *flag);
+  Block::current()->publish(flag);
+  *flag = 1;
+}
+
+void flag_wait(const unsigned* flag) {
+  do {
+    atomic_access(flag, sizeof *flag);
+  } while (*flag == 0);
+  Block::current()->follow(flag);
 }
 
 void yield() { Block::current()->yield(); }

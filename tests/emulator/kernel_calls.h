@@ -32,12 +32,15 @@ char* dynamic_shared();
 // `count` 0: the whole block. Returns how many predicates were true.
 unsigned barrier(unsigned id, unsigned count, bool wait, bool predicate, const char* file, int line);
 void event_init(const void* event, unsigned count, const char* file, int line);
+void event_end(const void* event, const char* file, int line);
 void event_signal(const void* event, const char* file, int line);
 void event_wait(const void* event, unsigned parity, const char* file, int line);
 std::uint64_t collective(Collective operation, unsigned mask, std::uint64_t value, unsigned argument, unsigned width,
                          const char* file, int line);
 // To be called before an atomic operation; other threads get their turn first, so that waiting loops end.
 void atomic_access(const void* address, std::size_t bytes);
+void flag_set(unsigned* flag);
+void flag_wait(const unsigned* flag);
 void yield();
 [[noreturn]] void fail(const char* what);
 void require_aligned(const void* address, std::size_t bytes);

@@ -23,11 +23,13 @@ inline bool is_by_warps(Order order) { return order == Order::kFirstWarpAlone ||
 inline bool is_backward(Order order) { return order == Order::kReverse || order == Order::kLastWarpAlone; }
 
 struct Launch {
+  unsigned char poison = kPoison;  // of shared memory
   Dim3 grid;
   Dim3 block;
   std::size_t dynamic_shared_bytes = 0;
   Order order = Order::kForward;
-  unsigned seed = 1;  // of kShuffled
+  unsigned seed = 1;             // of kShuffled
+  bool blocks_in_order = false;  // whatever the order of threads: they wait for those before, which a GPU starts first
 };
 
 // The kernel did what a GPU would not forgive; the message says which threads did it and where.

@@ -299,6 +299,23 @@ std::vector<ScanCase> scan_cases() {
   add_relay_served("RelayServedReverse", f16, steps, 4, 8, {32, 41}).reverse = true;
   add_relay_served("RelayServedReverseChannels", f16, channels, 4, 8, {32, 41, 80}).reverse = true;
   add_relay_served("RelayServedInPlace", f32, steps, 4, 8, {9, 41}).state_in_place = true;
+  // Rows that four multiprocessors share out evenly: ranges of one to three pieces, of which some end inside a row.
+  const auto add_wrapped = [&](const char* name, DType dtype, Layout layout, int lanes,
+                               std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add_relay_served(name, dtype, layout, lanes, 8, std::move(seqlens));
+    scan.choice.cut = true;
+    scan.shared_kib = 228, scan.sm_count = 4;
+    scan.batch = 2, scan.dim = 37;
+    return scan;
+  };
+  add_wrapped("RelayServedWrappedFloat32Steps", f32, steps, 4, {31, 64, 257, 300});
+  add_wrapped("RelayServedWrappedFloat16Channels", f16, channels, 4, {41, 150});
+  add_wrapped("RelayServedWrappedWide", bf16, steps, 2, {33, 129, 300}).dim = 48;  // whole sectors
+  add_wrapped("RelayServedWrappedWideChannels", f16, channels, 2, {145, 257});
+  add_wrapped("RelayServedWrappedBare", f16, channels, 2, {131}).bare();
+  add_wrapped("RelayServedWrappedDense", f16, channels, 2, {133}).spacing = Spacing::kDense;
+  add_wrapped("RelayServedWrappedReverse", bf16, channels, 4, {133}).reverse = true;
+  add_wrapped("RelayServedWrappedInPlace", f32, steps, 4, {133}).state_in_place = true;
   // Eight states of a lane, whose 16 channels four warps serve, or whose 8 two.
   const auto add_wide = [&](const char* name, DType dtype, Layout layout, int lanes,
                             std::vector<Index> seqlens) -> ScanCase& {

@@ -45,6 +45,12 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   out.any_slots = plan.variant.cut && !plan.variant.chunk_invariant && plan.variant.abreast == 1;
   out.carry_state_per_slot = plan.carry_state_bytes / slots;
   out.carry_delta_per_slot = plan.carry_delta_bytes / slots;
+  float* carry_state = nullptr;
+  if (plan.variant.wrapped) {
+    const std::size_t flags = plan.carry_ready_bytes / sizeof(unsigned);
+    carry_state = device.allocate<float>("carry_state", plan.carry_state_bytes / sizeof(float), Access::kScratch);
+    out.carry_ready = {device.allocate<unsigned>("carry_ready", flags), flags};
+  }
   float* partial_sum = nullptr;
   if (plan.partial_sum_bytes != 0)
     partial_sum = device.allocate<float>("partial_sum", plan.partial_sum_bytes / sizeof(float), Access::kScratch);
@@ -58,6 +64,8 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
     KernelLaunch launch;
     launch.params = slice.params;
     launch.params.partial_sum = partial_sum;
+    launch.params.carry_state = carry_state;
+    launch.params.carry_ready = out.carry_ready.data();
     if (slice.variant.prepared) {
       launch.params.prepared_B = prepared_B;
       launch.params.prepared_C = prepared_C;
@@ -81,6 +89,7 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
     launch.geometry.block.x = slice.variant.scan_threads();
     launch.blocks = [v = slice.variant](const auto& params) { return v.scan_blocks(params); };
     launch.geometry.dynamic_shared_bytes = slice.variant.scan_shared_bytes(slice.params);
+    launch.geometry.blocks_in_order = slice.variant.wrapped;
     out.launches.push_back(launch);
   }
   return with_slots(out, plan.params.slots, plan.params.slots_per_row, device);
@@ -99,8 +108,10 @@ PlannedScan with_slots(const PlannedScan& plan, int slots, int slots_per_row, De
   for (KernelLaunch& launch : out.launches) {
     launch.params.slots = slots;
     launch.params.slots_per_row = slots_per_row;
-    launch.params.carry_state = carry_state;
-    launch.params.carry_delta = carry_delta;
+    if (out.cut) {
+      launch.params.carry_state = carry_state;
+      launch.params.carry_delta = carry_delta;
+    }
     launch.geometry.grid.x = launch.blocks(launch.params);
   }
   return out;

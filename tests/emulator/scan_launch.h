@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "jit/variant.h"
@@ -24,6 +25,7 @@ struct PlannedScan {
   bool cut = false;                                                // sequences are cut in time
   bool any_slots = false;                                          // with_slots() may change their number
   std::size_t carry_state_per_slot = 0, carry_delta_per_slot = 0;  // floats
+  std::span<unsigned> carry_ready;                                 // to be cleared before the launches
 };
 
 PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const ScanCase& scan, Device& device);

@@ -34,6 +34,7 @@ def timed(monkeypatch):
             {"lanes": 4, "channels": 2, "cut": True, **warps, "expected_us": 12.0, "us": 10.0},
             {"lanes": 16, "channels": 1, "cut": False, **turns, "expected_us": 12.0, "us": 11.0},
             {"lanes": 1, "channels": 1, "cut": False, **served, "expected_us": 12.0, "us": 13.0},
+            {"lanes": 2, "channels": 1, "cut": True, **turns, "served": True, "expected_us": 12.0, "us": 13.0},
             {"lanes": 1, "channels": 1, "cut": False, **warps, "abreast": 4, "expected_us": 12.0, "us": 14.0},
             {"lanes": 1, "channels": 1, "cut": False, **warps, **rows, "expected_us": 12.0, "us": 15.0},
         ]
@@ -51,6 +52,7 @@ def test_every_scan_named_is_timed_once(timed, capsys):
     assert "*  4 lanes, 2 channels, cut in time" in output.out
     assert " 16 lanes, 1 channels, turns of 8 warps  tile 32, 3 stages, 2 blocks, 2 slices" in output.out
     assert "  1 lanes, 1 channels, whole, served     tile 16, unroll 4, 4 stages, 1 blocks" in output.out
+    assert "  2 lanes, 1 channels, turns of 8 warps, served, in even shares tile 32" in output.out
     assert "  1 lanes, 1 channels, whole, 4 abreast  tile 16, unroll 4, 2 stages, 16 blocks" in output.out
     assert "  1 lanes, 1 channels, whole, side by side tile 8, 2 stages, 16 blocks" in output.out
     assert output.out.endswith("kept\n")
