@@ -226,7 +226,7 @@ __device__ __forceinline__ void fill_groups(const States& after, Steps& steps) {
 // Waits for the state that the turn begins with, hands on the state that it ends with, and takes the steps. This is
 // what all turns of a row wait for, one after another, so it stands in a loop of a single round: the compiler moves
 // nothing into a loop, and would do part of what comes before it after the wait, and of what comes after it before
-// handing on. The first and the last turn are no exceptions (scan()).
+// handing on. The first and the last turn are no exceptions (announce_first(), await_last()).
 __device__ __forceinline__ void take_steps(const SelectiveScanForwardParams& params, Block& block, int warp, LaneId id,
                                            Steps& steps) {
   const int next = (warp + 1) % kWarps;
@@ -282,11 +282,10 @@ __device__ __forceinline__ void leave_row(const SelectiveScanForwardParams& para
 #endif
 }
 
-// What the first turn begins with is there before; of what the last one ends with, the warp after it takes care.
 __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, Block& block) {
   const int thread = static_cast<int>(threadIdx.x);
   const auto turns = [&] { return static_cast<unsigned>(tiles_of_piece(params, block)) * kGroups; };
-  if (thread / 32 == kWarps - 1) barrier_arrive<kOfTwoWarps>(0);
+  announce_first(thread / 32);
   States A;
   read_handed(block.A, lane_id(), A);
 #pragma unroll 1
@@ -309,9 +308,8 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, B
     __syncwarp();
     if (id.lane == 0) event_signal(block.done[tile % kSlots]);
   }
-  if (turns() % kWarps != static_cast<unsigned>(thread) / 32) return;
-  barrier_wait<kOfTwoWarps>(thread / 32);
-  if (kWrapped || MS_HAS_FINAL) leave_row(params, block, thread / 32, lane_id());
+  const bool is_last = await_last(thread / 32, turns());
+  if ((kWrapped || MS_HAS_FINAL) && is_last) leave_row(params, block, thread / 32, lane_id());
 }
 
 // ---- the serving warps ----
