@@ -1,8 +1,15 @@
 // Which scans have warps that take turns and others that serve them, and how they are dealt out, without a device.
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <vector>
+
+#include "driver/memory.h"
+#include "fake_gpu.h"
 #include "gpu_limits.h"
 #include "ops/plan.h"
+#include "ops/runtime.h"
+#include "ops/selective_scan.h"
 #include "problem_without_data.h"
 #include "random_plans.h"
 
@@ -125,6 +132,47 @@ TEST(RelayServedPlan, LeavesWhatTheKernelDoesNotServe) {
   EXPECT_FALSE(is_served([](auto& p) { p.dstate = 2; })) << "a lane has four states";
   EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 0; }));
   EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 8; })) << "a single turn";
+}
+
+// Memory of the device, in which something stands.
+struct UsedScratch : ScratchAllocator {
+  driver::DeviceBuffer memory;
+  void* allocate(std::size_t bytes) override {
+    memory = driver::DeviceBuffer(*runtime().device(0).driver, bytes);
+    memory.fill(0xa5, nullptr);
+    return memory.pointer();
+  }
+};
+
+std::vector<unsigned> flags_at_launch;
+
+void keep_flags(const char* entry, void** arguments) {
+  test::remember(entry, arguments);
+  const SelectiveScanForwardParams& params = test::seen.back().params;
+  if (params.carry_ready == nullptr) return;
+  flags_at_launch.resize(static_cast<std::size_t>(params.slots));
+  std::memcpy(flags_at_launch.data(), params.carry_ready, flags_at_launch.size() * sizeof(unsigned));
+}
+
+// The fake device's memory is the host's.
+TEST(RelayServedLaunch, ClearsTheFlagsOfRowsInEvenSharesBeforeEveryLaunch) {
+  if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
+  const test::FakeGpu gpu("devices=90:132:Card", keep_flags);
+  const SelectiveScanProblem p = test::full(problem_of(1, 1024, 2560, 16, DType::kBFloat16, true));
+  const ForwardPlan plan = plan_forward(p, runtime().device(0).report);
+  ASSERT_TRUE(plan.variant.wrapped);
+  for (int call = 0; call < 2; ++call) {
+    UsedScratch scratch;
+    test::seen.clear(), flags_at_launch.clear();
+    selective_scan_cuda(p, 0, nullptr, scratch);
+    ASSERT_EQ(test::seen.size(), 1u);
+    EXPECT_EQ(test::seen[0].entry, "selective_scan_relay_served");
+    EXPECT_EQ(flags_at_launch, std::vector<unsigned>(static_cast<std::size_t>(plan.params.slots)));
+    const auto* begin = static_cast<const char*>(scratch.memory.pointer());
+    EXPECT_EQ(static_cast<const void*>(test::seen[0].params.carry_state), begin);
+    EXPECT_EQ(static_cast<const void*>(test::seen[0].params.carry_ready), begin + plan.carry_state_bytes);
+    EXPECT_EQ(scratch.memory.size(), plan.carry_state_bytes + plan.carry_ready_bytes);
+  }
 }
 
 }  // namespace
