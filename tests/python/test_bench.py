@@ -300,10 +300,10 @@ def test_bench_prints_and_writes_what_it_measured(quick, capsys, tmp_path):
 
 def test_options_reach_the_cases(quick, capsys, tmp_path):
     path = tmp_path / "bench.json"
-    options = ("--dtype", "bfloat16", "--layout", "bdl", "--json", str(path))
+    options = ("--dtype", "bfloat16", "--layout", "bdl", "--dstate", "3", "--json", str(path))
     assert run(capsys, "--shape", "1,20,8", *options)[0] == 0
     case = json.loads(path.read_text(encoding="utf-8"))["cases"][0]
-    assert (case["dtype"], case["layout"]) == ("bfloat16", "bdl")
+    assert (case["dtype"], case["layout"], case["dstate"]) == ("bfloat16", "bdl", 3)
 
 
 def test_random_preset_reports_its_distribution(quick, capsys, tmp_path, monkeypatch):
@@ -334,6 +334,7 @@ def test_png(quick, capsys, tmp_path):
         (("tables",), "bench: preset is 'tables'; needs one of table, mamba-130m"),
         (("--shape", "1,2"), "bench: --shape is '1,2'; needs batch,seqlen,dim"),
         (("random", "--count", "0"), "bench: --count is 0; needs at least 1"),
+        (("table", "--dstate", "0"), "bench: --dstate is 0; needs at least 1"),
         (("--device", "tpu"), "bench: --device is 'tpu'; needs cpu, cuda or cuda:N"),
         (("--device", "cuda:99"), "bench: --device is cuda:99, and this torch sees"),
         (("--json", "/nowhere/at/all.json"), "bench: --json is '/nowhere/at/all.json'; needs a folder that exists"),

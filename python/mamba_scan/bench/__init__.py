@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shape", action="append", default=[], metavar="B,L,D[,N[,G]]", help="batch, seqlen, dim, dstate, groups")
     add("--dtype", choices=list(DTYPES), help="default: the preset's; float32 on a CPU")
     add("--layout", choices=LAYOUTS, help="default: the preset's")
+    add("--dstate", type=int, metavar="N", help="states of every scan (default: the preset's)")
     add("--full", action="store_true", help="with z, D, delta_bias and softplus")
     add("--reverse", action="store_true", help="scan from the end")
     add("--chunk-invariant", action="store_true", help="bitwise the same wherever the sequence is cut")
@@ -43,14 +44,15 @@ def _device_of(name: str | None) -> torch.device:
 
 
 def _cases_of(options: argparse.Namespace, gpu: bool) -> list[Case]:
-    if options.count < 1:
-        raise ValueError(f"bench: --count is {options.count}; needs at least 1")
+    for name in ("count", "dstate"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            raise ValueError(f"bench: --{name} is {number}; needs at least 1")
     cases = [parse_shape(text) for text in options.shape]
     for name in options.presets or ([] if cases else ["table"]):
         cases += preset_cases(name, gpu, options.seed, options.count)
     if not gpu:
         cases = [replace(case, dtype="float32") if "random" not in case.label else case for case in cases]
-    changes = {name: value for name in ("dtype", "layout") if (value := getattr(options, name)) is not None}
+    changes = {name: value for name in ("dtype", "layout", "dstate") if (value := getattr(options, name)) is not None}
     for name in ("reverse", "chunk_invariant"):
         if getattr(options, name):
             changes[name] = True
