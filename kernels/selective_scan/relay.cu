@@ -124,22 +124,24 @@ __device__ __forceinline__ void scan_locally(const float* kept, const Inputs& in
 
 // Waits for the state that the turn begins with, and hands on the one that it ends with. This is what all turns of a
 // row wait for, one after another, so it stands in a loop of a single round: the compiler moves nothing into a loop,
-// and otherwise did half of the local pass after the wait, and of the output pass before handing on. The first and the
-// last turn are no exceptions (announce_first(), await_last()).
+// and otherwise did half of the local pass after the wait, and of the output pass before handing on.
 __device__ __forceinline__ void pass_on(const SelectiveScanForwardParams& params, float (&handed)[kWarps][kHeld * 32],
-                                        int warp, LaneId id, const Effect& effect, States& begin) {
+                                        int warp, bool first, bool last, LaneId id, const Effect& effect,
+                                        States& begin) {
   const int next = (warp + 1) % kWarps;
 #pragma unroll 1
   do {
-    barrier_wait<kOfTwoWarps>(warp);
+    if (!first) barrier_wait<kOfTwoWarps>(warp);
     read_handed(handed[warp], id, begin);
-    States end;
+    if (!last) {
+      States end;
 #pragma unroll
-    for (int r = 0; r < kChannels; ++r)
+      for (int r = 0; r < kChannels; ++r)
 #pragma unroll
-      for (int s = 0; s < kStates; ++s) end[r][s] = effect.keep[r][s] * begin[r][s] + effect.add[r][s];
-    write_handed(handed[next], id, end);
-    barrier_arrive<kOfTwoWarps>(next);
+        for (int s = 0; s < kStates; ++s) end[r][s] = effect.keep[r][s] * begin[r][s] + effect.add[r][s];
+      write_handed(handed[next], id, end);
+      barrier_arrive<kOfTwoWarps>(next);
+    }
   } while (params.segment_tiles != 0);  // never: there are no segments
 }
 
@@ -212,7 +214,7 @@ __device__ __forceinline__ void scan_outputs(const SelectiveScanProblem& p, cons
 // A tile's steps, from the state that the tile before ends with to the one that the next begins with; outputs replace
 // u.
 __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& params, RelayShared& block, int warp,
-                                          Stage& stage, int existing, LaneId id, States& state) {
+                                          Stage& stage, int tile, int existing, LaneId id, States& state) {
   const Shared& shared = block.warp[warp];
   Steps steps;
   Effect effect;
@@ -230,7 +232,7 @@ __device__ __forceinline__ void take_turn(const SelectiveScanForwardParams& para
     scan_locally(block.kept[warp], inputs, id, B, steps, effect);
   }
 
-  pass_on(params, block.handed, warp, id, effect, state);
+  pass_on(params, block.handed, warp, tile == 0, tile + 1 == params.tiles_per_row, id, effect, state);
   id = lane_id(lane_anew(id.lane));
   Outputs y;
   scan_outputs(params.problem, shared, block.kept[warp], stage, steps, id, state, y);
@@ -268,7 +270,6 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
   TileCopies<true> copies = enter_row(params, block, first, lane_id());
   // Where this lane stores its first chunk of the next whole tile.
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, block.warp[first].piece.row, first, thread % 32));
-  announce_first(first);
 #pragma unroll 1
   for (int tile = first; tile < params.tiles_per_row; tile += kWarps) {
     const int warp = static_cast<int>(static_cast<unsigned>(opaque(thread)) / 32);
@@ -280,7 +281,7 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
     if (!whole && steps_of_tile(p, tile) < kTile)
       forget_steps(p, shared.piece.row, shared.expanded, stage, steps_of_tile(p, tile), kTile, id.lane);
     Lane self;
-    take_turn(params, block, warp, stage, whole ? kTile : steps_of_tile(p, tile), id, self.state);
+    take_turn(params, block, warp, stage, tile, whole ? kTile : steps_of_tile(p, tile), id, self.state);
     __syncwarp();
     if (whole) {
       store_whole(stage.u, y, params, shared.piece.row, tile, id.lane);
@@ -289,7 +290,6 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
     }
     if (tile + 1 == params.tiles_per_row) store_state(p, shared, id, self);
   }
-  await_last(first, static_cast<unsigned>(params.tiles_per_row));
 }
 
 }  // namespace mamba_scan

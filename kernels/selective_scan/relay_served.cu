@@ -308,8 +308,10 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, B
     __syncwarp();
     if (id.lane == 0) event_signal(block.done[tile % kSlots]);
   }
-  const bool is_last = await_last(thread / 32, turns());
-  if ((kWrapped || MS_HAS_FINAL) && is_last) leave_row(params, block, thread / 32, lane_id());
+  // Anew, so that no registers keep them all the while.
+  const int warp = static_cast<int>(static_cast<unsigned>(opaque(thread)) / 32);
+  const bool is_last = await_last(warp, turns());
+  if ((kWrapped || MS_HAS_FINAL) && is_last) leave_row(params, block, warp, lane_id(lane_anew(thread)));
 }
 
 // ---- the serving warps ----

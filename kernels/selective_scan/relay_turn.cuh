@@ -41,7 +41,9 @@ __device__ __forceinline__ void read_handed(const float* from, LaneId id, States
 // time before the wait is over: the state has to come round to it first.
 constexpr int kOfTwoWarps = 64;
 
-// What the first turn begins with is there before any: the warp that would have had the turn before says so.
+// For turns of which the first and the last are no exceptions (relay_served.cu; relay.cu has no registers for it on
+// every architecture). What the first turn begins with is there before any: the warp that would have had the turn
+// before says so.
 __device__ __forceinline__ void announce_first(int warp) {
   if (warp == kWarps - 1) barrier_arrive<kOfTwoWarps>(0);
 }
