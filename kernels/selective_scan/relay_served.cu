@@ -103,7 +103,6 @@ __device__ __forceinline__ void leave_piece() { barrier_wait<32 * (kWarps + kSer
 
 // ---- the scanning warps ----
 
-#if defined(MS_WRAPPED)
 // Of a row that is scanned in two pieces: the state between them, on to the block of the second one.
 __device__ __forceinline__ void leave_state(const SelectiveScanForwardParams& params, LaneId id, const States& state) {
   write_handed(params.carry_state + static_cast<Index>(blockIdx.x) * (kHeld * 32), id, state);
@@ -117,7 +116,6 @@ __device__ __forceinline__ void await_state(const SelectiveScanForwardParams& pa
   __syncwarp();
   read_handed(params.carry_state + static_cast<Index>(before) * (kHeld * 32), id, state);
 }
-#endif
 
 // What scanning warps do before anyone waits for them: the first, what the piece starts from, which it reads while
 // others are still busy with the piece before; the second, what servers need. first: of the block's pieces.
@@ -131,15 +129,11 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
     const float* from = p.A + row.first_channel * p.A_dim_stride;
     for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
                    [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] : 0.0f; });
-#if defined(MS_WRAPPED)
-    if (piece.begin > 0) {
+    if (kWrapped && piece.begin > 0) {
       await_state(params, id, self.state);
     } else {
       start_state(p, row, row.batch, id, self);
     }
-#else
-    start_state(p, row, row.batch, id, self);
-#endif
   }
   if (!first) leave_piece();
   if (warp == 0) {
@@ -159,6 +153,20 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) clear_padding(block.slot[i].expanded, id.lane);
   }
+}
+
+// What the first turn begins with is there before any: the warp that would have had the turn before says so. (In
+// relay.cu turns know whether they are the first or the last: without that 4 states of a lane spill on sm_100.)
+__device__ __forceinline__ void announce_first(int warp) {
+  if (warp == kWarps - 1) barrier_arrive<kOfTwoWarps>(0);
+}
+
+// After the last turn, when all of the warp's are over: is the warp the one that would have the next? Then what the
+// last one ends with is there for it.
+__device__ __forceinline__ bool await_last(int warp, unsigned turns) {
+  if (static_cast<unsigned>(warp) != turns % kWarps) return false;
+  barrier_wait<kOfTwoWarps>(warp);
+  return true;
 }
 
 // B or C of a turn, for the lane's states. at: place of the first of them, of which the compiler knows nothing, and so
@@ -591,7 +599,7 @@ extern "C" __global__ void __launch_bounds__(32 * (kWarps + kServers), MS_MIN_BL
   do {
     const int begin = slot_range(params, static_cast<int>(blockIdx.x)).begin;
     scan_piece(params, piece_until(params, begin, end), first, block);
-    end = block.piece.next - block.piece.end + block.piece.begin;
+    end = block.piece.next - block.piece.end + block.piece.begin;  // where the piece begins, counted over all rows
     first = false;
   } while (end > slot_range(params, static_cast<int>(blockIdx.x)).begin);
 #else

@@ -33,16 +33,19 @@ bool has_details(const PlanChoice& choice) {
   return choice.tile > 0 || choice.unroll > 0 || choice.stages > 0 || choice.min_blocks > 0;
 }
 
+PlanChoice simple_choice(const ForwardVariant& v, std::int16_t slices) {
+  return {.lanes = v.lanes,
+          .channels = v.channels,
+          .cut = v.cut || v.wrapped,
+          .warps = v.warps,
+          .slices = slices,
+          .served = v.served,
+          .abreast = v.abreast,
+          .whole_rows = v.row_vector > 0};
+}
+
 bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {
-  const PlanChoice simple{.lanes = v.lanes,
-                          .channels = v.channels,
-                          .cut = v.cut || v.wrapped,
-                          .warps = v.warps,
-                          .slices = choice.slices,
-                          .served = v.served,
-                          .abreast = v.abreast,
-                          .whole_rows = v.row_vector > 0};
-  return without_details(choice) == simple;
+  return without_details(choice) == simple_choice(v, choice.slices);
 }
 
 Candidate choose(const SelectiveScanProblem& problem, const driver::DeviceReport& device, const ForwardVariant& base,

@@ -21,6 +21,9 @@ struct Candidate {
 // Does it want a tile, unroll, stages or blocks?
 bool has_details(const PlanChoice& choice);
 
+// The variant's choice but for details.
+PlanChoice simple_choice(const ForwardVariant& v, std::int16_t slices);
+
 // Is it the variant's choice but for details?
 bool is_simply(const PlanChoice& choice, const ForwardVariant& v);
 

@@ -199,14 +199,15 @@ ForwardPlan plan_slices(const SelectiveScanProblem& whole, const driver::DeviceR
   } else if (v.cut) {
     deal_out_rows_alike(plan);
   }
-  if (v.wrapped) {
-    plan.carry_state_bytes = static_cast<std::size_t>(plan.params.slots * 32 * v.states) * sizeof(float);
-    plan.carry_ready_bytes = static_cast<std::size_t>(plan.params.slots) * sizeof(unsigned);
-  }
-  if (plan.variant.cut) {
-    const std::size_t lanes = static_cast<std::size_t>(plan.params.slots) * 32 * static_cast<std::size_t>(v.channels);
+  if (plan.variant.cut || v.wrapped) {
+    const auto slots = static_cast<std::size_t>(plan.params.slots);
+    const std::size_t lanes = slots * 32 * static_cast<std::size_t>(v.channels);
     plan.carry_state_bytes = lanes * static_cast<std::size_t>(v.states) * sizeof(float);
-    plan.carry_delta_bytes = lanes * sizeof(float);
+    if (v.wrapped) {
+      plan.carry_ready_bytes = slots * sizeof(unsigned);
+    } else {
+      plan.carry_delta_bytes = lanes * sizeof(float);
+    }
   }
   if (slices > 1) {
     plan.slices = slices;

@@ -143,19 +143,18 @@ std::size_t scratch_bytes(const ForwardPlan& plan) {
 
 void set_scratch(ForwardPlan& plan, void* scratch) {
   auto* memory = static_cast<char*>(scratch);
-  if (plan.prepared_bytes > 0) {
-    plan.params.prepared_B = reinterpret_cast<float*>(memory);
-    plan.params.prepared_C = reinterpret_cast<float*>(memory + plan.prepared_bytes);
-    memory += 2 * plan.prepared_bytes;
-  }
-  if (plan.carry_state_bytes > 0) {
-    plan.params.carry_state = reinterpret_cast<float*>(memory);
-    plan.params.carry_delta = reinterpret_cast<float*>(memory + plan.carry_state_bytes);
-  }
-  if (plan.carry_ready_bytes > 0)
-    plan.params.carry_ready = reinterpret_cast<unsigned*>(memory + plan.carry_state_bytes);
-  if (plan.partial_sum_bytes > 0)
-    plan.params.partial_sum = reinterpret_cast<float*>(memory + plan.carry_state_bytes + plan.carry_delta_bytes);
+  const auto take = [&]<class T>(std::size_t bytes, T*& part) {
+    if (bytes == 0) return;
+    part = reinterpret_cast<T*>(memory);
+    memory += bytes;
+  };
+  SelectiveScanForwardParams& params = plan.params;
+  take(plan.prepared_bytes, params.prepared_B);
+  take(plan.prepared_bytes, params.prepared_C);
+  take(plan.carry_state_bytes, params.carry_state);
+  take(plan.carry_delta_bytes, params.carry_delta);
+  take(plan.carry_ready_bytes, params.carry_ready);
+  take(plan.partial_sum_bytes, params.partial_sum);
 }
 
 void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void* stream) {

@@ -10,6 +10,7 @@
 
 #include "jit/sha256.h"
 #include "ops/choice_json.h"
+#include "ops/choose.h"
 #include "ops/control.h"
 #include "ops/memory_layout.h"
 #include "platform/log.h"
@@ -55,18 +56,12 @@ std::uint64_t problem_class(const SelectiveScanProblem& p) {
 
 PlanChoice choice_of(const ForwardPlan& plan) {
   const ForwardVariant& v = plan.variant;
-  return {.lanes = v.lanes,
-          .channels = v.channels,
-          .cut = v.cut || v.wrapped,
-          .tile = v.tile,
-          .unroll = v.warps > 1 || v.row_vector > 0 ? std::int16_t{0} : v.unroll,
-          .stages = v.stages,
-          .min_blocks = v.min_blocks,
-          .warps = v.warps,
-          .slices = static_cast<std::int16_t>(plan.slices),
-          .served = v.served,
-          .abreast = v.abreast,
-          .whole_rows = v.row_vector > 0};
+  PlanChoice choice = simple_choice(v, static_cast<std::int16_t>(plan.slices));
+  choice.tile = v.tile;
+  choice.unroll = v.warps > 1 || v.row_vector > 0 ? std::int16_t{0} : v.unroll;
+  choice.stages = v.stages;
+  choice.min_blocks = v.min_blocks;
+  return choice;
 }
 
 namespace {
