@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import shutil
@@ -88,12 +89,25 @@ def windows_nvrtc() -> Path:
     return next(folder.glob("**/nvrtc64_130_0.dll")).parent
 
 
+def keep_heaps_in_place() -> None:
+    """Have the kernel start this process's children with their memory where it always is, not at random.
+
+    Wine's loader is linked to 0x7d400000, and the kernel lays its heap anywhere in the GiB that follows. There, at
+    0x7ffe0000, is the page that every Windows program shares with the system. A start whose heap lies on that page,
+    one in some 8000, ends with status 1 and not a word.
+    """
+    addr_no_randomize = 0x0040000  # <sys/personality.h>
+    if ctypes.CDLL(None).personality(addr_no_randomize) == -1:
+        say("  this machine forbids personality(2): one start of Wine in 8000 will fail by chance")
+
+
 class Wine:
     """A Wine prefix and the server that serves it; a context manager."""
 
     loader = Path("/usr/lib/wine/wine64")
 
     def __init__(self, prefix: Path) -> None:
+        keep_heaps_in_place()
         self.prefix = prefix
         self.system32 = prefix / "drive_c/windows/system32"
         self.env = {"WINEPREFIX": str(prefix), "WINEARCH": "win64", "WINEDEBUG": "-all", "DISPLAY": ""}
