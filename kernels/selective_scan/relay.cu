@@ -122,6 +122,10 @@ __device__ __forceinline__ void scan_locally(const float* kept, const Inputs& in
     for (int s = 0; s < kStates; ++s) effect.keep[r][s] = exp2_fast(delta_sum[r] * A[r][s]);
 }
 
+// Whether the first and the last turn are no exceptions (announce_first(), await_last()): 1 % of 1, 1024, 256. With
+// more states of a lane some architectures lack the registers for it.
+constexpr bool kUniformTurns = kHeld < 4;
+
 // Waits for the state that the turn begins with, and hands on the one that it ends with. This is what all turns of a
 // row wait for, one after another, so it stands in a loop of a single round: the compiler moves nothing into a loop,
 // and otherwise did half of the local pass after the wait, and of the output pass before handing on.
@@ -131,9 +135,9 @@ __device__ __forceinline__ void pass_on(const SelectiveScanForwardParams& params
   const int next = (warp + 1) % kWarps;
 #pragma unroll 1
   do {
-    if (!first) barrier_wait<kOfTwoWarps>(warp);
+    if (kUniformTurns || !first) barrier_wait<kOfTwoWarps>(warp);
     read_handed(handed[warp], id, begin);
-    if (!last) {
+    if (kUniformTurns || !last) {
       States end;
 #pragma unroll
       for (int r = 0; r < kChannels; ++r)
@@ -270,6 +274,7 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
   TileCopies<true> copies = enter_row(params, block, first, lane_id());
   // Where this lane stores its first chunk of the next whole tile.
   char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, block.warp[first].piece.row, first, thread % 32));
+  if constexpr (kUniformTurns) announce_first(first);
 #pragma unroll 1
   for (int tile = first; tile < params.tiles_per_row; tile += kWarps) {
     const int warp = static_cast<int>(static_cast<unsigned>(opaque(thread)) / 32);
@@ -290,6 +295,7 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
     }
     if (tile + 1 == params.tiles_per_row) store_state(p, shared, id, self);
   }
+  if constexpr (kUniformTurns) await_last(first, static_cast<unsigned>(params.tiles_per_row));
 }
 
 }  // namespace mamba_scan

@@ -155,20 +155,6 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
   }
 }
 
-// What the first turn begins with is there before any: the warp that would have had the turn before says so. (In
-// relay.cu turns know whether they are the first or the last: without that 4 states of a lane spill on sm_100.)
-__device__ __forceinline__ void announce_first(int warp) {
-  if (warp == kWarps - 1) barrier_arrive<kOfTwoWarps>(0);
-}
-
-// After the last turn, when all of the warp's are over: is the warp the one that would have the next? Then what the
-// last one ends with is there for it.
-__device__ __forceinline__ bool await_last(int warp, unsigned turns) {
-  if (static_cast<unsigned>(warp) != turns % kWarps) return false;
-  barrier_wait<kOfTwoWarps>(warp);
-  return true;
-}
-
 // B or C of a turn, for the lane's states. at: place of the first of them, of which the compiler knows nothing, and so
 // adds up the address once, not for every step.
 __device__ __forceinline__ void read_step(const float* projection, int at, int t, float (&to)[kStates]) {

@@ -41,5 +41,18 @@ __device__ __forceinline__ void read_handed(const float* from, LaneId id, States
 // time before the wait is over: the state has to come round to it first.
 constexpr int kOfTwoWarps = 64;
 
+// What the first turn begins with is there before any: the warp that would have had the turn before says so.
+__device__ __forceinline__ void announce_first(int warp) {
+  if (warp == kWarps - 1) barrier_arrive<kOfTwoWarps>(0);
+}
+
+// After the last turn, when all of the warp's are over: is the warp the one that would have the next? Then what the
+// last one ends with is there for it.
+__device__ __forceinline__ bool await_last(int warp, unsigned turns) {
+  if (static_cast<unsigned>(warp) != turns % kWarps) return false;
+  barrier_wait<kOfTwoWarps>(warp);
+  return true;
+}
+
 }  // namespace
 }  // namespace mamba_scan
