@@ -16,7 +16,7 @@ from pathlib import Path
 import mamba_scan
 import pytest
 import torch
-from mamba_scan.stream import channel, pipeline
+from mamba_scan.stream import channel, pipeline, resume
 from streams import chunks, cut, expected, make_sink, make_source, memmap, read_raw, split, stream_problem
 
 TESTS = Path(__file__).parent
@@ -381,13 +381,42 @@ def test_a_damaged_file_is_refused(tmp_path):
             run(problem, split(problem)[0], sink, path)
     content = torch.load(_write(path, whole), weights_only=True)
     for change, message in (
-        ({"version": 99}, "has version 99; needs 2"),
-        ({"state": content["state"] + 1}, "has a damaged state"),
+        ({"version": 99}, "has version 99; needs 3"),
+        ({"state": content["state"] + 1}, "has damaged contents; needs an intact file"),
+        ({"state": content["state"].double()}, "has damaged contents"),
+        ({"state": None}, "has damaged contents"),
+        ({"position": 0}, "has damaged contents"),
+        ({"tail_steps": -1}, "has damaged contents"),
+        ({"options": None}, "has damaged contents"),
         ({"extra": 1}, "has other contents"),
     ):
         torch.save(content | change, path)
         with pytest.raises(ValueError, match=message):
             run(problem, split(problem)[0], sink, path)
+
+
+def test_no_bit_of_the_file_flips_unnoticed(tmp_path):
+    """torch.load checks nothing of what it unpickles; a position of 0 would even go without the checks of the data."""
+    problem = problem_of()
+    path, sink = interrupted(tmp_path, problem)
+    whole, checkpoint = path.read_bytes(), torch.load(path, weights_only=True)
+    options = checkpoint["options"]
+    random = torch.Generator().manual_seed(torch.seed() % 2**32)
+    for at in torch.randint(len(whole), (400,), generator=random).tolist():
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(torch.randint(8, (), generator=random))
+        path.write_bytes(flipped)
+        try:
+            loaded = resume.load(path, options)
+        except ValueError:
+            continue
+        assert loaded.position == checkpoint["position"], f"byte {at}"
+        assert torch.equal(loaded.state, checkpoint["state"]), f"byte {at}"
+    position = b"M" + checkpoint["position"].to_bytes(2, "little")  # as pickle writes it
+    assert whole.count(position) == 1
+    path.write_bytes(whole.replace(position, b"M\0\0"))
+    with pytest.raises(ValueError, match="has damaged contents; needs an intact file"):
+        run(problem, split(problem)[0], sink, path)
 
 
 def _write(path, content):

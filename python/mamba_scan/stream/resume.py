@@ -12,7 +12,7 @@ import torch
 
 from .host_memory import byte_view
 
-_VERSION = 2
+_VERSION = 3
 _TAIL_STEPS = 64
 
 
@@ -42,7 +42,7 @@ class Checkpoint:
     y_digest: str
 
 
-_FIELDS = {"version", "options", "state_digest", *Checkpoint.__dataclass_fields__}
+_FIELDS = {"version", "options", "digest", *Checkpoint.__dataclass_fields__}
 
 
 def tail_of(steps: int) -> int:
@@ -54,16 +54,25 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
     """Return the SHA-256 of the bytes of CPU tensors."""
     sha = hashlib.sha256()
     for tensor in tensors:
-        data = tensor.detach().resolve_conj().contiguous().reshape(-1).view(torch.uint8)
+        data = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
         if data.numel():
             sha.update(byte_view(data))
     return sha.hexdigest()
 
 
+def _digest_of(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of everything in a resume file but this: of most damage torch.load knows nothing."""
+    state = content["state"]
+    rest = sorted((name, value) for name, value in content.items() if name not in ("digest", "state"))
+    text = repr((rest, tuple(state.shape), state.dtype, digest([state])))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def save(path: Path, checkpoint: Checkpoint, options: dict[str, Any]) -> None:
     """Write the file so that at any moment there is the old one or the new one, whole."""
-    content = {"version": _VERSION, "options": options, "state_digest": digest([checkpoint.state])}
+    content = {"version": _VERSION, "options": options}
     content |= {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    content["digest"] = _digest_of(content)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -121,13 +130,20 @@ def load(path: Path, options: dict[str, Any]) -> Checkpoint:
         raise _refusal(path, f"version {content['version']}", str(_VERSION))
     if content.keys() != _FIELDS:
         raise _refusal(path, "other contents", "a file that stream_scan wrote")
+    if not _is_intact(content):
+        raise _refusal(path, "damaged contents", "an intact file")
     saved = content["options"]
     for name in [*options, *(name for name in saved if name not in options)]:
         if saved.get(name) != options.get(name):
             raise _refusal(path, f"{name} = {saved.get(name)!r}", f"{options.get(name)!r}, as in this call")
-    if digest([content["state"]]) != content["state_digest"]:
-        raise _refusal(path, "a damaged state", "an intact file")
     return Checkpoint(**{name: content[name] for name in Checkpoint.__dataclass_fields__})
+
+
+def _is_intact(content: dict[str, Any]) -> bool:
+    try:
+        return _digest_of(content) == content["digest"]
+    except Exception:  # what a damaged state does when it is read depends on the damage
+        return False
 
 
 def _refusal(path: Path, got: str, needed: str) -> ValueError:
