@@ -121,6 +121,15 @@ def test_auto_chunks_grow_and_change_nothing(kind, tmp_path):
     assert result.statistics.chunk % 2048 in (0, 100_003 % 2048)  # the longest may be the last, with the rest in it
 
 
+def test_a_lazily_negated_source_is_read_with_its_sign(device):
+    problem = stream_problem(batch=1, seqlen=SEQLEN, dim=16, dstate=8, full=False)
+    pairs = torch.complex(torch.zeros_like(problem["u"]), -problem["u"])
+    views = {name: problem[name] for name in ("delta", "B", "C")} | {"u": pairs.conj().imag}
+    assert views["u"].is_neg()
+    y, result = run(problem, device, source=views, chunk=2048)
+    assert_same(problem, device, y, result.final_state)
+
+
 def test_strided_arrays_are_scanned_where_they_are(device):
     """Views of a fused projection, (b, l, 2d + 2n)."""
     problem = stream_problem(batch=2, seqlen=SEQLEN, dim=16, dstate=8, full=False)
@@ -545,6 +554,14 @@ ERRORS = {
     "resume folder": ({"resume": "no such folder/scan.resume"}, "resume '.*' is in no folder that exists; needs one"),
     "progress": ({"progress": 7}, "progress has type int; needs True, False, a function or a tqdm bar"),
     "device": ({"device": "meta"}, "device is meta; needs "),
+    "device number": ({"device": 10**30}, "stream_scan: device is 10+; needs cpu, cuda or cuda:N"),
+    "sparse A": ({"A": torch.zeros(4, 3).to_sparse()}, "stream_scan: A has layout torch.sparse_coo; needs a dense"),
+    "D without data": ({"D": torch.zeros(4, device="meta")}, "stream_scan: D has device meta; needs a cpu or cuda"),
+    "source without a name": ({"source": ""}, "source is ''; needs the path of a file"),
+    "source with a zero": ({"source": "x\0y"}, r"source is 'x\\x00y'; needs the path of a file"),
+    "sink without a name": ({"sink": ""}, "sink is ''; needs the path of a file"),
+    "sink with a zero": ({"sink": "x\0y"}, r"sink is 'x\\x00y'; needs the path of a file"),
+    "resume with a zero": ({"resume": "x\0y"}, r"resume is 'x\\x00y'; needs the path of a file"),
     "source type": ({"source": 3}, "source has type int; needs a mapping or tuple of arrays"),
     "source tensor": ({"source": torch.zeros(3)}, "source is one Tensor; needs u, delta, B and C"),
     "source short": ({"source": (torch.zeros(1, 1, 4),) * 3}, "source has 3 items; needs u, delta, B, C"),
@@ -577,6 +594,15 @@ ERRORS = {
     "sink type": ({"sink": 3}, "sink has type int; needs a CPU tensor, a NumPy array"),
     "sink shape": ({"sink": torch.zeros(1, 9, 4)}, r"sink has shape \(1, 9, 4\); needs \(1, 10, 4\), the shape of u"),
     "sink dtype": ({"sink": torch.zeros(1, 10, 4).half()}, "sink has dtype torch.float16; needs torch.float32"),
+    "sink of one step": (
+        {"sink": torch.zeros(1, 1, 4).expand(1, 10, 4)},
+        r"sink has strides \(4, 0, 1\); needs memory of its own for every element",
+    ),
+    "sink overlaps": (
+        {"sink": torch.zeros(40).as_strided((1, 10, 4), (40, 3, 1))},
+        r"sink has strides \(40, 3, 1\); needs memory of its own for every element",
+    ),
+    "sink negated": ({"sink": torch.zeros(1, 10, 4, dtype=torch.complex64).conj().imag}, "sink is a lazily negated"),
     "sink read-only": (
         {"sink": np.broadcast_to(np.zeros((), np.float32), (1, 10, 4))},
         "sink is read-only; needs an array that can be written",

@@ -70,7 +70,7 @@ def host_array(value: Any, name: str) -> HostArray:
         if value.device.type != "cpu" or value.layout is not torch.strided:
             got = f"device {value.device}" if value.layout is torch.strided else f"layout {value.layout}"
             raise ValueError(f"stream_scan: {name} has {got}; needs a dense tensor in host memory")
-        return HostArray(value.detach().resolve_conj())
+        return HostArray(value.detach().resolve_conj().resolve_neg())
     if not is_numpy_array(value):
         raise ValueError(
             f"stream_scan: {name} has type {type(value).__name__}; needs a CPU tensor, a NumPy array or memmap"
@@ -133,6 +133,18 @@ def _runs(destination: torch.Tensor, source: torch.Tensor) -> tuple[int, list[tu
     while axes and axes[-1][1] == axes[-1][2] == run:
         run *= axes.pop()[0]
     return run, axes
+
+
+def may_overlap(tensor: torch.Tensor) -> bool:
+    """Whether elements may share memory: unless every axis steps over all that the axes with shorter steps reach."""
+    if tensor.numel() == 0:
+        return False
+    reach = 0  # of those, from the first element to the last
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
 
 
 def span_bytes(tensor: torch.Tensor) -> int:

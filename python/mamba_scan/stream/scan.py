@@ -18,7 +18,7 @@ from .chunking import MULTIPLE, ChunkLengths, ring_capacity
 from .pipeline import Checkpoints, Ledger, Pipeline
 from .progress import Progress
 from .sinks import Sink, open_sink
-from .sources import Source, Spec, open_source
+from .sources import Source, Spec, open_source, path_of
 
 _MOST_COPY_THREADS = 8  # more do not make a memory bus faster
 
@@ -388,7 +388,7 @@ def _checked_threads(threads: int | None, device: torch.device) -> int:
     number = _whole(threads)
     if number < 1:
         raise ValueError(f"stream_scan: copy_threads is {threads!r}; needs a number of at least 1")
-    return number
+    return min(number, 1 << 16)  # no more are started than have something to copy
 
 
 def _checked_seqlen(seqlen: int | None, source: Source) -> int | None:
@@ -407,7 +407,7 @@ def _checked_resume(resume: str | os.PathLike | None) -> Path | None:
         return None
     if not isinstance(resume, (str, os.PathLike)):
         raise ValueError(f"stream_scan: resume has type {type(resume).__name__}; needs the path of a file")
-    path = Path(resume)
+    path = path_of(resume, "resume")
     if path.is_dir():
         raise ValueError(f"stream_scan: resume {str(path)!r} is a folder; needs the path of a file")
     if not path.parent.is_dir():

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .host_memory import HostArray, buffer_address, byte_view, copy, host_array, is_numpy_array
-from .sources import Spec, read_safetensors_header
+from .host_memory import HostArray, buffer_address, byte_view, copy, host_array, is_numpy_array, may_overlap
+from .sources import Spec, path_of, read_safetensors_header
 
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -291,7 +291,7 @@ def open_sink(sink: Any, y: Spec, seqlen: int | None, threads: int, resumed: boo
     if isinstance(sink, (str, os.PathLike)):
         if seqlen is None:
             raise ValueError("stream_scan: sink is a file, but the source does not tell its length; needs seqlen=...")
-        return SafetensorsSink(Path(sink), y.at(seqlen), y.dtype, y.time, resumed)
+        return SafetensorsSink(path_of(sink, "sink"), y.at(seqlen), y.dtype, y.time, resumed)
     if not isinstance(sink, torch.Tensor) and not is_numpy_array(sink):
         if callable(sink) or hasattr(sink, "write"):
             return CallableSink(sink)
@@ -299,6 +299,8 @@ def open_sink(sink: Any, y: Spec, seqlen: int | None, threads: int, resumed: boo
             f"stream_scan: sink has type {type(sink).__name__}; needs a CPU tensor, a NumPy array or memmap, the path "
             "of a safetensors file to write, or a function that takes y chunk by chunk"
         )
+    if isinstance(sink, torch.Tensor) and sink.is_neg():
+        raise ValueError("stream_scan: sink is a lazily negated view; needs a tensor that shows its memory as it is")
     array = host_array(sink, "sink")
     if not array.writable:
         raise ValueError("stream_scan: sink is read-only; needs an array that can be written")
@@ -307,6 +309,9 @@ def open_sink(sink: Any, y: Spec, seqlen: int | None, threads: int, resumed: boo
         raise ValueError(f"stream_scan: sink has shape {tuple(array.tensor.shape)}; needs {needed}")
     if array.tensor.dtype is not y.dtype:
         raise ValueError(f"stream_scan: sink has dtype {array.tensor.dtype}; needs {y.dtype}, the dtype of u")
+    if may_overlap(array.tensor):
+        strides = array.tensor.stride()
+        raise ValueError(f"stream_scan: sink has strides {strides}; needs memory of its own for every element")
     if (opened := _memmap_file(sink, array)) is not None:
         return MemmapSink(*opened, array, y.time)
     return ArraySink(array, y.time, threads, getattr(sink, "flush", None))

@@ -402,6 +402,14 @@ class ChunkSource(Source):
         return steps
 
 
+def path_of(value: str | os.PathLike, name: str) -> Path:
+    """Return the argument as a path, or raise a ValueError with its name where no file can have it."""
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        _fail(f"{name} is {text!r}; needs the path of a file")
+    return Path(text)
+
+
 def open_source(source: Any, layout: str) -> Source:
     """Return the source that fits what the caller gave.
 
@@ -411,7 +419,7 @@ def open_source(source: Any, layout: str) -> Source:
         It is nothing that can be streamed; the message says what is wrong.
     """
     if isinstance(source, (str, os.PathLike)):
-        return ArraySource(_open_safetensors(Path(source)), layout)
+        return ArraySource(_open_safetensors(path_of(source, "source")), layout)
     chunks = isinstance(source, (tuple, list)) and source and isinstance(source[0], (Mapping, tuple, list))
     if isinstance(source, (Mapping, tuple, list)) and not chunks:
         return ArraySource(_named(source, "source"), layout)
