@@ -63,6 +63,10 @@ class StreamingScan:
                 raise ValueError(f"StreamingScan: {name} has type {type(weight).__name__}; needs a torch.Tensor")
             if not (weight.dtype.is_floating_point or (name == "A" and weight.is_complex())):
                 raise ValueError(f"StreamingScan: {name} has dtype {weight.dtype}; needs a real floating point dtype")
+            if weight.layout is not torch.strided:
+                raise ValueError(f"StreamingScan: {name} has layout {weight.layout}; needs a dense (strided) tensor")
+            if weight.device.type not in ("cpu", "cuda"):
+                raise ValueError(f"StreamingScan: {name} has device {weight.device}; needs a cpu or cuda device")
         if A.ndim != 2 or A.shape[1] < 1:
             raise ValueError(f"StreamingScan: A has shape {tuple(A.shape)}; needs (dim, dstate)")
         for name, vector in (("D", D), ("delta_bias", delta_bias)):
@@ -212,16 +216,19 @@ class StreamingScan:
             raise ValueError(f"StreamingScan: the state lacks {sorted(missing)}; needs what state_dict() returned")
         if state_dict["version"] != _STATE_VERSION:
             raise ValueError(f"StreamingScan: the state has version {state_dict['version']}; needs {_STATE_VERSION}")
-        saved = state_dict["options"]
+        saved, position, state = state_dict["options"], state_dict["position"], state_dict["state"]
+        if not isinstance(saved, dict):
+            raise ValueError(f"StreamingScan: the state has options = {saved!r}; needs what state_dict() returned")
         for name, own in self.options().items():
             if saved.get(name) != own:
                 raise ValueError(f"StreamingScan: the state has {name} = {saved.get(name)!r}; needs {own!r}")
-        state = state_dict["state"]
+        if not isinstance(position, int) or isinstance(position, bool) or position < 0:
+            raise ValueError(f"StreamingScan: the state has position = {position!r}; needs a number of steps")
         if state is not None:
-            self.go_on_from(state, int(state_dict["position"]))
+            self.go_on_from(state, position)
             return
         self.reset()
-        self._position = int(state_dict["position"])
+        self._position = position
 
     def options(self) -> dict[str, Any]:
         """Return what must be the same where a state is taken over."""
@@ -240,7 +247,7 @@ def usable_device(device: torch.device | str, name: str) -> torch.device:
     """Return a device that scans can run on, or raise a ValueError with the argument's name."""
     try:
         wanted = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} is {device!r}; needs cpu, cuda or cuda:N") from error
     if wanted.type not in ("cpu", "cuda"):
         raise ValueError(f"{name} is {wanted}; needs cpu, cuda or cuda:N")
@@ -260,7 +267,7 @@ def fingerprint(*weights: torch.Tensor | None) -> str:
     digest = hashlib.sha256()
     for weight in weights:
         if weight is not None:
-            weight = weight.detach().cpu().contiguous()
+            weight = weight.detach().resolve_conj().resolve_neg().cpu().contiguous()
             digest.update(ctypes.string_at(weight.data_ptr(), weight.nbytes))
         digest.update(b"|")
     return digest.hexdigest()

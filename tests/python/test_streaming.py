@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mamba_scan.streaming import fingerprint
 from problems import assert_matches_reference, make_problem
 
 PARAMETERS = ("D", "delta_bias", "delta_softplus", "layout")
@@ -236,8 +237,21 @@ def test_a_state_of_other_sizes_is_refused():
         make_stream(problem).load_state_dict({})
     with pytest.raises(ValueError, match="the state has type int; needs a dict"):
         make_stream(problem).load_state_dict(5)
+    for position in (None, "x", -1, 1.5, True):
+        with pytest.raises(ValueError, match=r"the state has position = .*; needs a number of steps"):
+            make_stream(problem).load_state_dict(donor.state_dict() | {"position": position})
+    with pytest.raises(ValueError, match=r"the state has options = None; needs what state_dict\(\) returned"):
+        make_stream(problem).load_state_dict(donor.state_dict() | {"options": None})
     with pytest.raises(ValueError, match=r"the state has type ndarray; needs a torch\.Tensor"):
         make_stream(problem).load_state_dict(donor.state_dict() | {"state": donor.state.cpu().numpy()})
+
+
+def test_fingerprints_are_of_values_and_not_of_how_they_lie_in_memory():
+    weights = torch.randn(3, 4, dtype=torch.complex64)
+    for same in (weights.conj().resolve_conj(), weights.conj().T.contiguous().T):
+        assert fingerprint(weights.conj()) == fingerprint(same)
+    assert fingerprint(weights.conj()) != fingerprint(weights)
+    assert fingerprint(weights.conj().imag) == fingerprint(-weights.imag)
 
 
 def test_a_refused_chunk_leaves_the_stream_as_it_was():
@@ -263,10 +277,14 @@ def test_a_refused_chunk_leaves_the_stream_as_it_was():
         ({"A": torch.zeros(2, 2, dtype=torch.int32)}, "A has dtype torch.int32; needs a real"),
         ({"D": torch.zeros(24, dtype=torch.complex64)}, "D has dtype torch.complex64; needs a real"),
         ({"D": torch.zeros(3)}, r"D has shape \(3,\); needs \(24,\) = \(dim,\)"),
+        ({"A": torch.zeros(24, 16).to_sparse()}, "A has layout torch.sparse_coo; needs a dense"),
+        ({"A": torch.zeros(24, 16, device="meta")}, "A has device meta; needs a cpu or cuda device"),
+        ({"delta_bias": torch.zeros(24, device="meta")}, "delta_bias has device meta; needs a cpu or cuda device"),
         ({"delta_bias": torch.zeros(24, 1)}, r"delta_bias has shape \(24, 1\); needs \(24,\)"),
         ({"layout": "dbl"}, "layout is 'dbl'; needs 'bld'"),
         ({"device": "foo"}, "device is 'foo'; needs cpu, cuda or cuda:N"),
         ({"device": "meta"}, "device is meta; needs cpu, cuda or cuda:N"),
+        ({"device": 10**30}, "device is 10+; needs cpu, cuda or cuda:N"),
         ({"device": "cuda:99"}, "device is cuda:99, and this torch sees"),
     ],
 )
