@@ -9,8 +9,7 @@ from .ops import selective_scan
 class SelectiveScan(nn.Module):
     """Plain selective scan over (b, l, d) without softplus, bias or gate; it holds no parameters.
 
-    Computes in float32 whatever the dtype of its arguments. A drop-in for ``SelectiveScanCuda`` of
-    mamba-windows-cuda, under which name it is exported too.
+    Computes in float32 whatever the dtype of its arguments.
     """
 
     def forward(
@@ -73,4 +72,31 @@ class SelectiveScan(nn.Module):
         return y, state if h_prev is None else state.to(h_prev.dtype)
 
 
-SelectiveScanCuda = SelectiveScan
+class SelectiveScanCuda(SelectiveScan):
+    """:class:`SelectiveScan` for programs written for mamba-windows-cuda, whose names its parameters have."""
+
+    def forward(
+        self,
+        u: torch.Tensor,
+        delta: torch.Tensor,
+        A: torch.Tensor,
+        B_ssm: torch.Tensor,
+        C_ssm: torch.Tensor,
+        D_ssm: torch.Tensor | None,
+        h_prev: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return y, as :meth:`SelectiveScan.forward` does."""
+        return super().forward(u, delta, A, B_ssm, C_ssm, D_ssm, h_prev)
+
+    def forward_with_state(
+        self,
+        u: torch.Tensor,
+        delta: torch.Tensor,
+        A: torch.Tensor,
+        B_ssm: torch.Tensor,
+        C_ssm: torch.Tensor,
+        D_ssm: torch.Tensor | None,
+        h_prev: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return y and the state after the last step, as :meth:`SelectiveScan.forward_with_state` does."""
+        return super().forward_with_state(u, delta, A, B_ssm, C_ssm, D_ssm, h_prev)

@@ -16,9 +16,19 @@ def module_arguments(dtype, device):
     return {name: problem[name].to(dtype) for name in NAMES}
 
 
-def test_the_alias_is_the_class():
-    assert mamba_scan.SelectiveScanCuda is mamba_scan.SelectiveScan
-    assert not list(mamba_scan.SelectiveScan().parameters())
+def test_the_drop_in_has_the_names_of_mamba_windows_cuda(device):
+    problem = module_arguments(torch.float32, device)
+    named = {{"B": "B_ssm", "C": "C_ssm", "D": "D_ssm"}.get(name, name): value for name, value in problem.items()}
+    h_prev = torch.randn(2, 24, 16, device=device)
+    scan, drop_in = mamba_scan.SelectiveScan(), mamba_scan.SelectiveScanCuda()
+    assert not list(drop_in.parameters())
+    assert torch.equal(drop_in(**named), scan(**problem))
+    assert torch.equal(drop_in(*problem.values(), h_prev), scan(**problem, h_prev=h_prev))
+    for got, expected in zip(
+        drop_in.forward_with_state(**named, h_prev=h_prev), scan.forward_with_state(**problem, h_prev=h_prev),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
