@@ -30,8 +30,8 @@ def _dtype(dtype: torch.dtype) -> str:
 def _check_tensor(name: str, value: object, u: torch.Tensor | None = None) -> None:
     if not isinstance(value, torch.Tensor):
         _fail(name, f"type {type(value).__name__}", "a torch.Tensor")
-    if value.layout is not torch.strided:
-        _fail(name, f"layout {value.layout}", "a dense (strided) tensor")
+    if value.is_nested or value.layout is not torch.strided:
+        _fail(name, "nested tensors" if value.is_nested else f"layout {value.layout}", "a dense (strided) tensor")
     if u is not None and value.device != u.device:
         _fail(name, f"device {value.device}", f"{u.device}, the device of u")
 

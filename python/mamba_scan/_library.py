@@ -92,11 +92,14 @@ def _fake_forward(
     return y, torch.empty(state_shape, dtype=torch.float32, device=u.device)
 
 
+NO_BACKWARD = (
+    "selective_scan has no backward pass in this version: its outputs cannot be differentiated. "
+    "Call it under torch.no_grad(), or detach its inputs."
+)
+
+
 def _no_backward(ctx: object, *grads: torch.Tensor) -> NoReturn:
-    raise NotImplementedError(
-        "selective_scan has no backward pass in this version: its outputs cannot be differentiated. "
-        "Call it under torch.no_grad(), or detach its inputs."
-    )
+    raise NotImplementedError(NO_BACKWARD)
 
 
 torch.library.register_autograd(OPERATOR, _no_backward)

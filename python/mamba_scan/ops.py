@@ -6,6 +6,7 @@ import torch
 from torch.autograd import forward_ad
 
 from ._arguments import check_arguments, check_sequences
+from ._library import NO_BACKWARD
 from ._library import selective_scan_forward as _forward
 
 _FLOAT32 = torch.float32
@@ -141,7 +142,8 @@ def _needs_grad(arguments: tuple[Any, ...]) -> bool:
 
 def _refuse_tangents(tensors: _Tensors) -> None:
     """Raise for forward-mode tangents, which an operator without a formula for them loses without a word."""
-    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+    given = (tensor for tensor in tensors if isinstance(tensor, torch.Tensor))
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in given):
         raise NotImplementedError("selective_scan has no forward-mode derivative: its inputs may not carry tangents.")
 
 
@@ -229,7 +231,10 @@ def selective_scan(
     ValueError
         An argument cannot be served: the message names it, what it has and what it needs. Nothing has run then.
     NotImplementedError
-        On a backward pass through the result, and for inputs with forward-mode tangents: this version has neither.
+        On a backward pass through the result, where ``torch.func`` differentiates, and for inputs with forward-mode
+        tangents: this version has no derivatives. ``torch.compile`` asks for the backward pass beforehand: what it has
+        compiled raises at once (an error of its own that holds this one) if an input requires a gradient, unless
+        under ``torch.no_grad()``.
 
     Notes
     -----
@@ -263,9 +268,11 @@ def selective_scan(
         else:
             with _below_autograd():
                 y, state = _forward_directly(*arguments)
-    except (RuntimeError, TypeError, AttributeError):
+    except (RuntimeError, TypeError, AttributeError) as error:
         # The operator refused: explain which argument is wrong. Where none is, the error speaks for itself.
         _explain_refusal(tensors, layout, _flags(options))
+        if "setup_context" in str(error):  # what torch.func says to a function that has no derivative for it
+            raise NotImplementedError(NO_BACKWARD) from error
         raise
     if not return_final_state:
         return y

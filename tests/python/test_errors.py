@@ -19,6 +19,7 @@ CASES = {
     "u dtype": ({"u": shaped(2, 33, 24, dtype=torch.float64)}, "u has dtype float64; needs float32, float16 or"),
     "u integer": ({"u": shaped(2, 33, 24, dtype=torch.int32)}, "u has dtype int32; needs float32, float16 or"),
     "u sparse": ({"u": shaped(2, 33, 24).to_sparse()}, "u has layout torch.sparse_coo; needs a dense"),
+    "u nested": ({"u": torch.nested.nested_tensor([shaped(33, 24)] * 2)}, "u has nested tensors; needs a dense"),
     "delta none": ({"delta": None}, "delta has type NoneType; needs a torch.Tensor"),
     "delta shape": (
         {"delta": shaped(2, 33, 23)},

@@ -205,6 +205,23 @@ def test_tangents_of_forward_mode_are_refused_and_not_lost(device, name):
             scan(dual)
 
 
+def test_what_is_no_tensor_is_named_beside_tangents_too():
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(ValueError, match="u has type list; needs a torch"):
+        mamba_scan.selective_scan(**make_problem() | {"u": [1.0]})
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.vjp])
+def test_transforms_that_differentiate_say_that_it_is_missing(device, transform):
+    problem = make_problem(device=device)
+    u = problem.pop("u")
+
+    def scan(u):
+        return mamba_scan.selective_scan(u, **problem).sum()
+
+    with pytest.raises(NotImplementedError, match="no backward pass in this version"):
+        transform(scan, u) if transform is torch.func.vjp else transform(scan)(u)
+
+
 @pytest.mark.parametrize("name", ["A", "B", "C", "initial_state"])
 def test_complex_arguments_record_gradients_too(device, name):
     problem = make_problem(is_complex=True, device=device)
