@@ -99,13 +99,21 @@ def self_test(
     problems : int
         Number per backend.
     seed : int
-        0 takes one from the clock; the answer holds it.
+        Below 2^32; 0 takes one from the clock. The answer holds it.
     cpu, cuda : bool
         Which backends to test.
     any_plan : bool
         Run every problem on a GPU by a plan drawn at random among those possible, in place of the model's or a tuned
         one: so that all kernels are tested.
+
+    Raises
+    ------
+    ValueError
+        There is no such number of problems, or no such seed.
     """
+    for name, number, least, most in (("problems", problems, 1, 2**31 - 1), ("seed", seed, 0, 2**32 - 1)):
+        if not least <= number <= most:
+            raise ValueError(f"self_test: {name} is {number}; needs {least} to {most}")
     return json.loads(_runtime.self_test(problems, seed, cpu, cuda, any_plan))
 
 

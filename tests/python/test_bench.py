@@ -338,6 +338,7 @@ def test_png(quick, capsys, tmp_path):
         (("--device", "tpu"), "bench: --device is 'tpu'; needs cpu, cuda or cuda:N"),
         (("--device", "cuda:99"), "bench: --device is cuda:99, and this torch sees"),
         (("--json", "/nowhere/at/all.json"), "bench: --json is '/nowhere/at/all.json'; needs a folder that exists"),
+        (("--json", "."), "bench: --json is '.', a folder; needs the path of a file"),
     ],
 )
 def test_bench_refuses(capsys, arguments, sentence):

@@ -104,6 +104,20 @@ def test_self_test(capsys):
     assert "seed 7: passed" in output.out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seed", "-1"), "self_test: seed is -1; needs 0 to 4294967295"),
+        (("--seed", "99999999999"), "self_test: seed is 99999999999; needs 0 to 4294967295"),
+        (("--problems", "0"), "self_test: problems is 0; needs 1 to 2147483647"),
+    ],
+)
+def test_self_test_refuses(capsys, arguments, message):
+    status, output = run(capsys, "selftest", *arguments)
+    assert status == 1
+    assert message in output.err
+
+
 def test_self_test_says_which_problem_failed(capsys, monkeypatch):
     problem = {"shape": "dim=3", "dtype": "float16", "features": "z", "plan": None, "passed": False}
     problem |= {"relative_error_y": None, "tolerance_y": 0.001, "relative_error_state": 1e-7, "tolerance_state": 1e-5}

@@ -66,6 +66,8 @@ def _check_files(options: argparse.Namespace) -> None:
         path = getattr(options, name)
         if path and not Path(path).absolute().parent.is_dir():
             raise ValueError(f"bench: --{name} is {path!r}; needs a folder that exists")
+        if path and Path(path).is_dir():
+            raise ValueError(f"bench: --{name} is {path!r}, a folder; needs the path of a file")
     if options.png and not report.can_plot():
         raise ValueError("bench: --png draws with matplotlib, which is not installed; needs pip install matplotlib")
 
