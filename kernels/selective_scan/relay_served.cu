@@ -436,6 +436,10 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
       float z[kAdjacent];
 #pragma unroll
       for (int i = 0; i < kAdjacent; ++i) z[i] = to_float(raw.value[i]);
+      // Gates are evaluated in pairs, and by the last channel's must not be seen what its row goes on with.
+#pragma unroll
+      for (int i = 1; i < kAdjacent; i += 2)
+        if (at.channel + i == row.channels) z[i] = 0.0f;
       multiply_silu(z, outputs);
     }
     Elements<kAdjacent> rounded;

@@ -43,11 +43,11 @@ ScanSetup::ScanSetup(const ScanCase& scan, Index seqlen, Device& device, unsigne
   p.dtype = scan.dtype, p.delta_softplus = scan.softplus, p.reverse = scan.reverse;
   p.chunk_invariant = scan.chunk_invariant;
   const Layout other = scan.layout == Layout::kStepByStep ? Layout::kChannelByChannel : Layout::kStepByStep;
-  p.u = make_sequence("u", scan.layout, -2, 2, Access::kReadOnly);
-  p.delta = scan.softplus ? make_sequence("delta", scan.layout, -6, 3, Access::kReadOnly)
-                          : make_sequence("delta", scan.layout, 0.001, 0.5, Access::kReadOnly);
-  if (scan.z) p.z = make_sequence("z", scan.other_layout_z ? other : scan.layout, -4, 4, Access::kReadOnly);
-  p.y = make_sequence("y", scan.layout, 0, 0, Access::kReadWrite, &y_);
+  p.u = make_sequence("u", scan.layout, -2, 2, Access::kReadOnly, u_);
+  p.delta = scan.softplus ? make_sequence("delta", scan.layout, -6, 3, Access::kReadOnly, delta_)
+                          : make_sequence("delta", scan.layout, 0.001, 0.5, Access::kReadOnly, delta_);
+  if (scan.z) p.z = make_sequence("z", scan.other_layout_z ? other : scan.layout, -4, 4, Access::kReadOnly, z_);
+  p.y = make_sequence("y", scan.layout, 0, 0, Access::kReadWrite, y_);
   p.B = make_projection("B", scan.constant_B, scan.states_first_B);
   p.C = make_projection("C", scan.constant_C, scan.states_first_C);
 
@@ -124,7 +124,7 @@ void ScanSetup::store(void* data, Index offset, double value) const {
 }
 
 SequenceTensor ScanSetup::make_sequence(const std::string& name, Layout layout, double low, double high, Access access,
-                                        Tensor* whole) {
+                                        Tensor& whole) {
   const bool by_steps = layout == Layout::kStepByStep;
   const Index inner = by_steps ? scan_.dim : problem_.seqlen, outer = by_steps ? problem_.seqlen : scan_.dim;
   const Index step = scan_.spacing == Spacing::kStrided ? 2 : 1;
@@ -134,14 +134,14 @@ SequenceTensor ScanSetup::make_sequence(const std::string& name, Layout layout, 
   SequenceTensor tensor{nullptr, outer * pitch, by_steps ? pitch : step, by_steps ? step : pitch};
 
   const auto bytes = static_cast<std::size_t>(scan_.batch * tensor.batch_stride * element_bytes(scan_.dtype));
-  const Index shifted = (scan_.spacing == Spacing::kShifted ? 1 : 0) + (whole != nullptr ? scan_.shifted_y : 0);
+  const bool is_read = access == Access::kReadOnly;
+  const Index shifted = (scan_.spacing == Spacing::kShifted ? 1 : 0) + (is_read ? 0 : scan_.shifted_y);
   const auto shift = static_cast<std::size_t>(shifted * element_bytes(scan_.dtype));
-  auto* memory = device_.allocate<unsigned char>(
-      name, access == Access::kReadOnly ? whole_chunks(bytes + shift) : bytes + shift, access);
-  unsigned char* data = memory + shift;
+  whole.bytes = is_read ? whole_chunks(bytes + shift) : bytes + shift;
+  whole.data = device_.allocate<unsigned char>(name, whole.bytes, access);
+  unsigned char* data = whole.data + shift;
   tensor.data = data;
-  if (whole != nullptr) *whole = {memory, bytes + shift};
-  if (low == high) return tensor;
+  if (!is_read) return tensor;
   std::mt19937 random(seed_++);
   std::uniform_real_distribution<double> uniform(low, high);
   for (Index b = 0; b < scan_.batch; ++b)
@@ -198,6 +198,30 @@ std::vector<unsigned char> ScanSetup::outputs() const {
 void ScanSetup::reset_outputs() {
   if (y_.bytes != 0) std::memset(y_.data, kPoison, y_.bytes);
   if (final_state_.bytes != 0) std::memcpy(final_state_.data, final_before_.data(), final_state_.bytes);
+}
+
+std::vector<bool> ScanSetup::element_bytes_of(const SequenceTensor& tensor, const Tensor& whole) const {
+  const auto bytes = static_cast<std::size_t>(element_bytes(scan_.dtype));
+  const auto begin = static_cast<std::size_t>(static_cast<const unsigned char*>(tensor.data) - whole.data);
+  std::vector<bool> is_element(whole.bytes, false);
+  for (Index b = 0; b < scan_.batch; ++b)
+    for (Index t = 0; t < problem_.seqlen; ++t)
+      for (Index d = 0; d < scan_.dim; ++d) {
+        const Index offset = b * tensor.batch_stride + t * tensor.seq_stride + d * tensor.dim_stride;
+        const auto first = begin + static_cast<std::size_t>(offset) * bytes;
+        for (std::size_t byte = 0; byte < bytes; ++byte) is_element[first + byte] = true;
+      }
+  return is_element;
+}
+
+void ScanSetup::fill_gaps(unsigned char byte) {
+  const auto fill = [&](const SequenceTensor& tensor, const Tensor& whole) {
+    if (tensor.data == nullptr) return;
+    const std::vector<bool> is_element = element_bytes_of(tensor, whole);
+    for (std::size_t i = 0; i < whole.bytes; ++i)
+      if (!is_element[i]) whole.data[i] = byte;
+  };
+  fill(problem_.u, u_), fill(problem_.delta, delta_), fill(problem_.z, z_);
 }
 
 // The number at an offset, real or with its imaginary part.
@@ -296,16 +320,7 @@ std::string ScanSetup::compare() const {
       if (std::string wrong = compare_row(b, d); !wrong.empty()) return wrong;
 
   // Between the elements of y nothing may have changed.
-  const auto bytes = static_cast<std::size_t>(element_bytes(scan_.dtype));
-  std::vector<bool> element(y_.bytes, false);
-  const auto& y = problem_.y;
-  const auto begin = static_cast<std::size_t>(static_cast<unsigned char*>(y.data) - y_.data);
-  for (Index b = 0; b < scan_.batch; ++b)
-    for (Index t = 0; t < problem_.seqlen; ++t)
-      for (Index d = 0; d < scan_.dim; ++d) {
-        const auto first = static_cast<std::size_t>(b * y.batch_stride + t * y.seq_stride + d * y.dim_stride) * bytes;
-        for (std::size_t byte = 0; byte < bytes; ++byte) element[begin + first + byte] = true;
-      }
+  const std::vector<bool> element = element_bytes_of(problem_.y, y_);
   for (std::size_t byte = 0; byte < y_.bytes; ++byte)
     if (!element[byte] && y_.data[byte] != kPoison)
       return "byte " + std::to_string(byte) + " of y's memory, which belongs to no element, was written";

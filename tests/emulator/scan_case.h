@@ -79,6 +79,8 @@ class ScanSetup {
   mamba_scan::SelectiveScanProblem part(Index first, Index count) const;
   // Back to poison, and final_state back to initial_state where they share memory.
   void reset_outputs();
+  // What stands between the elements of u, delta and z, and after them.
+  void fill_gaps(unsigned char byte);
   // Empty, or what differs from a float64 evaluation of the recurrence, or what was written outside of y.
   std::string compare() const;
 
@@ -88,8 +90,10 @@ class ScanSetup {
     std::size_t bytes = 0;
   };
   mamba_scan::SequenceTensor make_sequence(const std::string& name, Layout layout, double low, double high,
-                                           Access access, Tensor* whole = nullptr);
+                                           Access access, Tensor& whole);
   mamba_scan::ProjectionTensor make_projection(const std::string& name, bool constant, bool states_first);
+  // Which bytes of the tensor's allocation belong to its elements.
+  std::vector<bool> element_bytes_of(const mamba_scan::SequenceTensor& tensor, const Tensor& whole) const;
   void pack_sequences();
   void break_sequence();
   float* make_floats(const std::string& name, std::size_t count, double low, double high, Access access);
@@ -107,7 +111,7 @@ class ScanSetup {
   unsigned seed_;
   mamba_scan::SelectiveScanProblem problem_{};
   std::vector<Index> boundaries_;  // of packed sequences, as in cu_seqlens
-  Tensor y_, final_state_;
+  Tensor u_, delta_, z_, y_, final_state_;
   std::vector<unsigned char> final_before_;
 };
 
