@@ -57,7 +57,7 @@ void AccessChecker::remove_region(const char* begin) {
 
 void AccessChecker::begin_launch() {
   ++launch_;
-  publishers_.clear();
+  published_.clear();
 }
 
 void AccessChecker::begin_block(unsigned block, unsigned threads) {
@@ -66,7 +66,7 @@ void AccessChecker::begin_block(unsigned block, unsigned threads) {
   clocks_.assign(std::size_t{threads} * threads, 0);
   for (unsigned t = 0; t < threads; ++t) clocks_[std::size_t{t} * threads + t] = 1;
   clocks_used_ = false;
-  known_.clear();
+  followed_.clear();
   ++generation_;
 }
 
@@ -97,6 +97,17 @@ void AccessChecker::acquire(unsigned thread, const Past& from) {
   clocks_used_ = true;
   std::uint32_t* known = &clocks_[std::size_t{thread} * threads_];
   for (unsigned k = 0; k < threads_; ++k) known[k] = std::max(known[k], from.clocks[k]);
+}
+
+void AccessChecker::publish(unsigned thread, const void* flag) {
+  Published& to = published_[flag];
+  to = {block_, {}};
+  release(thread, to.past);
+}
+
+void AccessChecker::follow(unsigned thread, const void* flag) {
+  clocks_used_ = true;  // others of the block know nothing of it before they have synchronized with the thread
+  followed_.push_back({published_.at(flag), generation_, {thread, clock_of(thread), 0, false, nullptr}});
 }
 
 AccessChecker::Region* AccessChecker::find(const void* address) {
@@ -163,35 +174,38 @@ std::optional<std::string> AccessChecker::check_threads(Region& region, Cell& ce
   return std::nullopt;
 }
 
+bool AccessChecker::knows(unsigned thread, const Touch& of_other_block) const {
+  return std::any_of(followed_.begin(), followed_.end(), [&](const Followed& followed) {
+    if (followed.what.block != of_other_block.block) return false;
+    if (followed.generation == generation_ && !ordered(followed.by, thread)) return false;
+    const Past& past = followed.what.past;
+    return of_other_block.generation < past.generation ||
+           (of_other_block.generation == past.generation &&
+            past.clocks[of_other_block.record.thread] >= of_other_block.record.clock);
+  });
+}
+
 std::optional<std::string> AccessChecker::check_blocks(Region& region, Cell& cell, std::size_t offset,
                                                        const Record& access, bool write) {
   if (cell.launch != launch_) {
     cell.launch = launch_;
-    cell.atomic_writer = false;
-    std::fill(std::begin(cell.reader), std::end(cell.reader), 0);
-    std::fill(std::begin(cell.writer), std::end(cell.writer), 0);
+    cell.touches.clear();
   }
-  const std::uint32_t self = block_ + 1;
-  for (unsigned byte = 0; byte < 4; ++byte) {
-    if ((access.bytes >> byte & 1) == 0) continue;
-    std::uint32_t& writer = cell.writer[byte];
-    std::uint32_t& reader = cell.reader[byte];
-    const auto is_other = [&](std::uint32_t block) {
-      return block != 0 && block != self && (block == kSeveral || !known_.contains(block - 1));
-    };
-    const bool other_writer = is_other(writer) && !(access.atomic && cell.atomic_writer);
-    const bool other_reader = write && is_other(reader);
-    if (other_writer || other_reader) {
-      const std::uint32_t other = other_writer ? writer : reader;
-      return "race in " + region.name + " at byte " + std::to_string(offset) + ": " +
-             (other == kSeveral ? "several blocks" : "block " + std::to_string(other - 1)) +
-             (other_writer ? " wrote" : " read") + " it and block " + std::to_string(block_) +
-             (write ? " writes" : " reads") + " it" + code_text(access.code) + " in the same launch";
-    }
-    std::uint32_t& mine = write ? writer : reader;
-    mine = mine == 0 || mine == self ? self : kSeveral;
+  for (const Touch& other : cell.touches) {
+    if (other.block == block_ || (other.record.bytes & access.bytes) == 0) continue;
+    if (!write && !other.write) continue;
+    if ((other.record.atomic && access.atomic) || knows(access.thread, other)) continue;
+    return "race in " + region.name + " at byte " + std::to_string(offset) + ": block " + std::to_string(other.block) +
+           (other.write ? " wrote" : " read") + " it" + code_text(other.record.code) + " and block " +
+           std::to_string(block_) + (write ? " writes" : " reads") + " it" + code_text(access.code) +
+           " in the same launch";
   }
-  if (write) cell.atomic_writer = access.atomic;
+  // A thread's last access of a kind stands for its earlier ones.
+  std::erase_if(cell.touches, [&](const Touch& mine) {
+    return mine.block == block_ && mine.write == write && mine.record.thread == access.thread &&
+           mine.record.atomic == access.atomic && mine.record.bytes == access.bytes;
+  });
+  cell.touches.push_back({block_, generation_, access, write});
   return std::nullopt;
 }
 
@@ -219,12 +233,11 @@ std::optional<std::string> AccessChecker::check(unsigned thread, const void* add
            code_text(code);
   }
 
-  const std::uint32_t clock = clocks_[std::size_t{thread} * threads_ + thread];
   const std::uintptr_t origin = begin & ~std::uintptr_t{3};
   for (std::uintptr_t word = at & ~std::uintptr_t{3}; word < at + bytes; word += 4) {
     const std::uintptr_t first = std::max(word, at), last = std::min(word + 4, at + bytes);
     const auto touched = static_cast<std::uint8_t>(((1u << (last - first)) - 1) << (first - word));
-    const Record record{thread, clock, touched, kind == AccessKind::kAtomic, code};
+    const Record record{thread, clock_of(thread), touched, kind == AccessKind::kAtomic, code};
     Cell& cell = region->cells[(word - origin) / 4];
     if (region->access == Access::kReadOnly) continue;  // nothing can conflict
     if (auto error = check_threads(*region, cell, first - begin, record, write)) return error;

@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -41,9 +40,10 @@ class AccessChecker {
   void release(unsigned thread, Past& to);  // besides what is there
   void acquire(unsigned thread, const Past& from);
 
-  // What the present block has done so far is ordered before what blocks do that follow the flag from then on.
-  void publish(const void* flag) { publishers_[flag] = block_; }
-  void follow(const void* flag) { known_.insert(publishers_.at(flag)); }
+  // What a thread has done or knows to be done is ordered before what a thread of another block does next that follows
+  // the flag. What it knows of a third block is not: nothing here needs that.
+  void publish(unsigned thread, const void* flag);
+  void follow(unsigned thread, const void* flag);
 
   // Says what is wrong with the access, if anything is. `code` is the return address of the accessing code.
   std::optional<std::string> check(unsigned thread, const void* address, std::size_t bytes, AccessKind kind,
@@ -58,14 +58,29 @@ class AccessChecker {
     bool atomic;
     const void* code;
   };
+  // The last access of its kind by a thread of any block within the present launch.
+  struct Touch {
+    unsigned block;
+    std::uint64_t generation;
+    Record record;
+    bool write;
+  };
   struct Cell {  // four bytes
     std::uint64_t generation = 0;
     std::uint64_t launch = 0;
     std::vector<Record> reads, writes;
-    // Blocks (plus one) that touched each byte in this launch; kSeveral: more than one. Shared memory has none.
-    std::uint32_t reader[4] = {}, writer[4] = {};
-    bool atomic_writer = false;
-    std::uint8_t written = 0;  // which of its bytes, by any launch
+    std::vector<Touch> touches;  // shared memory has none
+    std::uint8_t written = 0;    // which of its bytes, by any launch
+  };
+  // What one block published, known to those that know of another's access: a thread that followed a flag.
+  struct Published {
+    unsigned block;
+    Past past;
+  };
+  struct Followed {
+    Published what;
+    std::uint64_t generation;
+    Record by;
   };
   struct Region {
     std::string name;
@@ -76,10 +91,10 @@ class AccessChecker {
     bool shared;
     std::vector<Cell> cells;
   };
-  static constexpr std::uint32_t kSeveral = 0xffffffffu;
-
   Region* find(const void* address);
   bool ordered(const Record& earlier, unsigned thread) const;
+  bool knows(unsigned thread, const Touch& of_other_block) const;
+  std::uint32_t clock_of(unsigned thread) const { return clocks_[std::size_t{thread} * threads_ + thread]; }
   std::optional<std::string> check_threads(Region&, Cell&, std::size_t offset, const Record& access, bool write);
   std::optional<std::string> check_blocks(Region&, Cell&, std::size_t offset, const Record& access, bool write);
 
@@ -88,8 +103,8 @@ class AccessChecker {
   std::uint64_t generation_ = 0;
   std::uint64_t launch_ = 0;
   unsigned block_ = 0;
-  std::map<const void*, unsigned> publishers_;  // of the launch: the block that has set a flag
-  std::set<unsigned> known_;                    // blocks that the present one has followed
+  std::map<const void*, Published> published_;  // by flag, in the present launch
+  std::vector<Followed> followed_;              // by threads of the present block
   unsigned threads_ = 0;
   bool clocks_used_ = false;
   std::vector<std::uint32_t> clocks_;  // (threads, threads): what each thread knows of every other

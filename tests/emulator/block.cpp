@@ -234,7 +234,9 @@ void Block::complete_barrier(Barrier& barrier) {
 }
 
 void Block::event_init(const void* event, unsigned count, Place place) {
-  if (!events_.emplace(event, Event{.count = count}).second) fail("initialises an event twice at " + place.text());
+  const auto [entry, is_new] = events_.try_emplace(event);
+  if (!is_new) fail("initialises an event twice at " + place.text());
+  entry->second.count = count;
   access(event, sizeof(std::uint64_t), AccessKind::kWrite, __builtin_return_address(0));
 }
 

@@ -73,8 +73,8 @@ class Block {
   void event_signal(const void* event, Place place);
   void event_wait(const void* event, unsigned parity, Place place);
   // A flag in global memory, by which blocks know what others have done.
-  void publish(const void* flag) { checker_.publish(flag); }
-  void follow(const void* flag) { checker_.follow(flag); }
+  void publish(const void* flag) { checker_.publish(running_, flag); }
+  void follow(const void* flag) { checker_.follow(running_, flag); }
   // Besides, an event may await bytes of bulk copies that the signals named, in either order.
   void event_signal_bytes(const void* event, std::size_t bytes, Place place);
   void bulk_load(const AsyncCopy& copy, const void* event, Place place);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <vector>
 
 #include "device.h"
 #include "float16.h"
@@ -171,6 +172,28 @@ TEST(Emulator, WaitingLoopsLetOthersRun) {
   }
 }
 
+// What came of it: numbers that the first of two blocks hands to the second.
+std::string error_of_hand_over(Order order, int mistake, std::vector<int>& numbers) {
+  Device device;
+  auto* flag = device.allocate<unsigned>("flag", 1);
+  int* between = device.allocate<int>("numbers", 32);
+  int* out = device.allocate<int>("out", 32);
+  flag[0] = 0;
+  Launch launch = geometry({2}, {32}, 0, order);
+  launch.blocks_in_order = true;
+  std::string error = error_of(device, kHandOver, launch, flag, between, out, mistake);
+  numbers.assign(out, out + 32);
+  return error;
+}
+
+TEST(Emulator, BlocksHandOverByAFlag) {
+  for (const Order order : kOrders) {
+    std::vector<int> numbers;
+    ASSERT_EQ(error_of_hand_over(order, 0, numbers), "");
+    for (int i = 0; i < 32; ++i) EXPECT_EQ(numbers[static_cast<std::size_t>(i)], 3 * (31 - i));
+  }
+}
+
 TEST(Emulator, NumbersThreadsAndBlocksInThreeDimensions) {
   Device device;
   int* out = device.allocate<int>("out", 2 * 3 * 2 * 4 * 3 * 2);
@@ -271,7 +294,7 @@ TEST(PlantedMistake, TwoBlocksWritingOneElementIsARace) {
   Device device;
   int* out = device.allocate<int>("out", 1);
   EXPECT_TRUE(mentions(error_of(device, kBlocksRace, geometry({2}, {32}), out),
-                       {"race in out at byte 0", "block 0 wrote it and block 1 writes it"}));
+                       {"race in out at byte 0", "block 0 wrote it", "block 1 writes it"}));
   EXPECT_EQ(error_of(device, kBlocksRace, geometry({1}, {32}), out), "");
 }
 
@@ -465,6 +488,17 @@ TEST(PlantedMistake, CopyOfAnotherThreadNeedsABarrierOnBothSides) {
     EXPECT_TRUE(mentions(error_of(device, kAsyncCopies, geometry({1}, {32}), in, out, 3, mistake),
                          {"race in static shared memory"}));
   }
+}
+
+TEST(PlantedMistake, FlagNeedsTheNumbersBeforeAndABarrierOnBothSides) {
+  NEEDS_INSTRUMENTED_ACCESSES;
+  for (const int mistake : {1, 2, 3})
+    for (const Order order : kOrders) {
+      std::vector<int> numbers;
+      EXPECT_TRUE(mentions(error_of_hand_over(order, mistake, numbers),
+                           {"race in numbers", "block 0 wrote it", "block 1 reads it"}))
+          << "mistake " << mistake << ", order " << static_cast<int>(order);
+    }
 }
 
 TEST(PlantedMistake, EndlessWaitEnds) {

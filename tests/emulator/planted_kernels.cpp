@@ -120,6 +120,23 @@ __global__ void wait_for_flag(int* flag, int* out) {
   if (threadIdx.x == 33) atomicExch(flag, 1);
 }
 
+// The first block hands a warp's numbers to the second. mistake 1: does not wait for the other lanes before it sets the
+// flag, 2: sets it before it writes, 3: the other lanes do not wait for the one that waits for it.
+__global__ void hand_over(unsigned* flag, int* numbers, int* out, int mistake) {
+  using namespace mamba_scan::device;
+  const int lane = static_cast<int>(threadIdx.x);
+  if (blockIdx.x == 0) {
+    if (mistake == 2 && lane == 0) flag_set(flag);
+    numbers[lane] = 3 * lane;
+    if (mistake != 1) __syncwarp();
+    if (mistake != 2 && lane == 0) flag_set(flag);
+  } else {
+    if (lane == 0) flag_wait(flag);
+    if (mistake != 3) __syncwarp();
+    out[lane] = numbers[31 - lane];
+  }
+}
+
 __global__ void indices(int* out) {
   const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const int thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
@@ -398,6 +415,7 @@ PLANTED(kDynamicReverse, dynamic_reverse);
 PLANTED(kNamedBarriers, named_barriers);
 PLANTED(kEvents, events);
 PLANTED(kWaitForFlag, wait_for_flag);
+PLANTED(kHandOver, hand_over);
 PLANTED(kIndices, indices);
 PLANTED(kConvert, convert);
 PLANTED(kReadsPoison, reads_poison);

@@ -6,7 +6,8 @@
 namespace emulator {
 
 extern const KernelImage kBlockSum, kTranspose, kWarpSums, kShuffles, kVotes, kHistogram, kDynamicReverse,
-    kNamedBarriers, kEvents, kWaitForFlag, kIndices, kConvert, kReadsPoison, kPipeline, kAsyncCopies, kBulkCopies;
+    kNamedBarriers, kEvents, kWaitForFlag, kHandOver, kIndices, kConvert, kReadsPoison, kPipeline, kAsyncCopies,
+    kBulkCopies;
 
 extern const KernelImage kMissingBarrier, kMissingWarpBarrier, kBlocksRace, kAtomicAndPlain, kLeavesBeforeBarrier,
     kTwoBarriers, kBarrierCounts, kArrivesTwice, kEventNotWaitedFor, kEventNeverHappens, kBulkCopyNotWaitedFor,
