@@ -8,12 +8,14 @@
 #include <shared_mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cpu/selective_scan.h"
 #include "driver/context.h"
 #include "driver/event.h"
 #include "ops/dtype_name.h"
 #include "ops/launch_split.h"
+#include "ops/memory_layout.h"
 #include "ops/plan.h"
 #include "ops/plan_cache.h"
 #include "ops/runtime.h"
@@ -185,20 +187,29 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
   }
 }
 
+constexpr std::size_t kScratchAlignment = 256;  // as ScratchAllocator has it
+
 // In several launches. Their scratch memory is one allocation: the states handed on, then what each launch needs for
 // itself, one after another in the same place.
 void run_in_pieces(const SelectiveScanProblem& problem, Runtime& rt, const DeviceContext& device, void* stream,
                    ScratchAllocator& scratch) {
   LaunchSplit split = split_launches(problem, device.report);
-  const std::size_t states = (split.state_bytes + 255) / 256 * 256;
+  const std::size_t states = (split.state_bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+  // The plans tell how much memory that is, and depend on whether there are states: until these have their place they
+  // have an address that nobody looks at.
+  hand_on_states(split, reinterpret_cast<void*>(kScratchAlignment));
+  std::vector<ForwardPlan> plans;
   std::size_t most = 0;
-  for (const LaunchPiece& piece : split.pieces) most = std::max(most, scratch_bytes(plan_for(piece.problem, device)));
+  for (const LaunchPiece& piece : split.pieces) {
+    plans.push_back(plan_for(piece.problem, device));
+    most = std::max(most, scratch_bytes(plans.back()));
+  }
   auto* memory = states + most > 0 ? static_cast<char*>(scratch.allocate(states + most)) : nullptr;
   hand_on_states(split, memory);
-  for (const LaunchPiece& piece : split.pieces) {
-    ForwardPlan plan = plan_for(piece.problem, device);
-    if (scratch_bytes(plan) > 0) set_scratch(plan, memory + states);
-    run(plan, rt, device, stream);
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    plans[i].params.problem = in_scan_order(split.pieces[i].problem);
+    if (scratch_bytes(plans[i]) > 0) set_scratch(plans[i], memory + states);
+    run(plans[i], rt, device, stream);
   }
 }
 

@@ -16,6 +16,7 @@
 #include "ops/plan.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
+#include "ops/tuning.h"
 
 namespace mamba_scan::ops {
 namespace {
@@ -293,8 +294,11 @@ struct HostScan {
 
 int launches = 0;
 double longest_ms = 0;
+std::vector<const void*> carries;  // of all launches, where the states of segments go
 
 void run_on_cpu(const char* entry, void** arguments) {
+  const auto& params = *static_cast<const SelectiveScanForwardParams*>(arguments[0]);
+  if (params.carry_state != nullptr) carries.push_back(params.carry_state);
   const auto problem = test::launched_scan(entry, arguments);
   if (!problem) return;
   ++launches;
@@ -306,7 +310,9 @@ class LaunchSplitOnDevice : public testing::Test {
  protected:
   struct Scratch : ScratchAllocator {
     std::vector<std::vector<float>> buffers;
-    void* allocate(std::size_t bytes) override {
+    std::size_t bytes = 0;  // of the last one
+    void* allocate(std::size_t wanted) override {
+      bytes = wanted;
       buffers.emplace_back(bytes / sizeof(float) + 64);
       std::memset(buffers.back().data(), 0xff, bytes);
       return buffers.back().data();
@@ -326,9 +332,16 @@ class LaunchSplitOnDevice : public testing::Test {
   int run(HostScan& scan, int device) {
     launches = 0;
     longest_ms = 0;
+    carries.clear();
     Scratch scratch;
     selective_scan_cuda(scan.p, device, nullptr, scratch);
     EXPECT_LE(scratch.buffers.size(), 1u) << "an allocator may take back what it gave before";
+    for (const void* carry : carries) {
+      const auto* begin = reinterpret_cast<const char*>(scratch.buffers.at(0).data());
+      const auto place = static_cast<const char*>(carry) - begin;
+      EXPECT_GE(place, 0);
+      EXPECT_LT(place, static_cast<std::ptrdiff_t>(scratch.bytes)) << "beyond what was asked for";
+    }
     return launches;
   }
 
@@ -365,6 +378,27 @@ TEST_F(LaunchSplitOnDevice, PartsGiveWhatOneLaunchGives) {
     EXPECT_LE(longest_ms, kLongestLaunchMs);
     parts.expect_same_outputs(whole);
   }
+}
+
+// A choice that is tuned for the states between pieces, too, needs memory.
+TEST_F(LaunchSplitOnDevice, AsksForTheMemoryOfThePlansThatItLaunches) {
+  HostScan scan(1, 20000, 131, 17, 1, false, false, 1);
+  const DeviceContext& device = runtime().device(1);
+  LaunchSplit split = split_launches(scan.p, device.report);
+  ASSERT_GT(split.pieces.size(), 2u);
+  std::vector<char> states(split.state_bytes);
+  hand_on_states(split, states.data());
+  const SelectiveScanProblem& inner = split.pieces[1].problem;
+  ASSERT_FALSE(plan_forward(inner, device.report).variant.cut);
+  const std::vector<ExpectedChoice> choices = plan_choices(inner, device.report);
+  const auto cut = std::find_if(choices.begin(), choices.end(), [&](const ExpectedChoice& expected) {
+    return plan_forward(inner, device.report, &expected.choice).variant.cut;
+  });
+  ASSERT_NE(cut, choices.end());
+  device_tuning(device).use(inner, TunedChoice{cut->choice, "", 1, 2});
+  run(scan, 1);
+  device_tuning(device).use(inner, std::nullopt);
+  EXPECT_FALSE(carries.empty()) << "the tuned choice was not used";
 }
 
 }  // namespace
