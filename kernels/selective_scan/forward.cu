@@ -390,8 +390,10 @@ extern "C" __global__ void __launch_bounds__(32 * kAbreast, (MS_MIN_BLOCKS + kAb
     find_sequence(p, shared, id);
 #endif
     enter_piece(params, shared, id, self);
-    // Packed sequences end, and are stored, inside: even those that have no step.
-    if (kPacked || p.seqlen > 0) scan_piece(params, shared, id, self);
+    // Packed sequences end, and are stored, inside: even those that have no step. A lane that moves its rows itself has
+    // no registers for what it knows of itself from piece to piece.
+    const LaneId of_piece = kReadsDirectly && MS_CUT ? lane_id(lane_anew(id.lane)) : id;
+    if (kPacked || p.seqlen > 0) scan_piece(params, shared, of_piece, self);
     if (!kPacked && hands_out_state(params, piece)) store_state(p, shared, id, self);
     begin = piece.next;
     __syncwarp();  // the next piece is written over this one

@@ -57,7 +57,9 @@ struct SelectiveScanForwardParams {
   // slot's begin.
   float* carry_state;
   float* carry_delta;
-  // With MS_WRAPPED one per slot, zero before the launch: set when carry_state of the slot is there.
+  // With MS_WRAPPED relay_served.cu itself leaves in carry_state, in the order of relay_turn.cuh, the state after a
+  // slot's last piece, if the row goes on in another slot; there is no carry_delta. And here, zero before the launch,
+  // it says when that state is there.
   unsigned* carry_ready;
   // More states than one launch holds are scanned in slices, one launch after another (MS_SLICE in warp_tile.cuh).
   // `problem` is then a slice's, and this the sums over the states of the slices before it, fp32, for all steps:

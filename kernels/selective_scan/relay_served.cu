@@ -2,9 +2,9 @@
 // bring them what they need. In relay.cu more than a third of a turn's instructions copy a few steps, expand B and C,
 // evaluate delta, add up over lanes and store; a warp that does that for several turns at once needs a third of them.
 //
-// Grid: a block for every row (batch, group, channels of a warp) or, with MS_WRAPPED, for more than one. Block:
-// MS_WARPS warps that scan and kServers that serve them, in turns. A tile holds the steps of kGroups turns; it is in
-// one of kSlots slots until all are over:
+// Grid: a block for every row (batch, group, channels of a warp) or, with MS_WRAPPED, for every slot: a range of rows
+// that may begin and end inside one (forward_params.h). Block: MS_WARPS warps that scan and kServers that serve them,
+// in turns. A tile holds the steps of kGroups turns; it is in one of kSlots slots until all are over:
 //
 //   server   await t, done(t - kSlots) | sums, gate, stores of t - kSlots | B, C, delta, u of t | ready(t) | copy ahead
 //   scanner  ready(t) | decays and inputs of a turn | wait, take its steps, hand on | outputs | done(t)
@@ -124,6 +124,8 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
   const SelectiveScanProblem& p = params.problem;
   States A;
   Lane self;
+  if (kWrapped)
+    set_zero(A), set_zero(self.state);  // what only some warps set would live in all of them, from piece to piece
   if (warp == 0) {
     const Row& row = piece.row;
     const float* from = p.A + row.first_channel * p.A_dim_stride;
@@ -566,11 +568,13 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
 // first: of the block's pieces.
 __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& params, const Piece& piece, bool first,
                                            Block& block) {
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  // Where there are several pieces, of each anew, so that no registers keep what is known of the thread.
+  const int thread = static_cast<int>(threadIdx.x), warp = (kWrapped ? opaque(thread) : thread) / 32;
+  const auto id = [&] { return kWrapped ? lane_id(lane_anew(thread)) : lane_id(); };
   if (warp >= kWarps) {
-    serve(params, piece, first, block, warp - kWarps, lane_id());
+    serve(params, piece, first, block, warp - kWarps, id());
   } else {
-    enter_piece(params, piece, first, block, warp, lane_id());
+    enter_piece(params, piece, first, block, warp, id());
     wait_for_block();
     scan(params, block);
   }
@@ -584,13 +588,11 @@ extern "C" __global__ void __launch_bounds__(32 * (kWarps + kServers), MS_MIN_BL
   Block& block = *reinterpret_cast<Block*>(memory);
 #if defined(MS_WRAPPED)
   int end = slot_range(params, static_cast<int>(blockIdx.x)).end;
-  bool first = true;
 #pragma unroll 1
   do {
-    const int begin = slot_range(params, static_cast<int>(blockIdx.x)).begin;
-    scan_piece(params, piece_until(params, begin, end), first, block);
+    const auto of_block = slot_range(params, static_cast<int>(blockIdx.x));
+    scan_piece(params, piece_until(params, of_block.begin, end), end == of_block.end, block);
     end = block.piece.next - block.piece.end + block.piece.begin;  // where the piece begins, counted over all rows
-    first = false;
   } while (end > slot_range(params, static_cast<int>(blockIdx.x)).begin);
 #else
   scan_piece(params, {row_of(params, static_cast<int>(blockIdx.x)), 0, params.tiles_per_row, 0}, true, block);

@@ -146,11 +146,16 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     add_plan(plan_forward(with_longer_rows(problem, 16 / element_size(dtype)), device, &four_abreast));
     add_plan(plan_forward(with_longer_rows(problem_of(dtype, true, 8, kMany, 65536, true, false, {}), 1), device));
   }
+  const PlanChoice one_lane_cut{.lanes = 1, .cut = true};
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (Index dstate : {1, 8, 16})
-      for (bool full : {false, true})
-        add_plan(plan_forward(with_longer_rows(problem_of(dtype, false, dstate, kMany, 65536, full, false, {}), 1),
-                              device, &one_lane));
+      for (bool full : {false, true}) {
+        const auto direct = [&](Index batch) {
+          return with_longer_rows(problem_of(dtype, false, dstate, batch, 65536, full, false, {}), 1);
+        };
+        add_plan(plan_forward(direct(kMany), device, &one_lane));
+        if (full || dtype == DType::kFloat16) add_plan(plan_forward(direct(kFew), device, &one_lane_cut));
+      }
   add_plan(plan_forward(problem_of(DType::kFloat16, false, 4, kMany, 65536, false, false, {}), device, &four_abreast));
   // Short rows that lie side by side, of any length.
   const PlanChoice whole_rows{.lanes = 1, .whole_rows = true};
@@ -170,6 +175,16 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     for (bool seq_last : {false, true})
       for (std::int16_t lanes : {2, 4})
         add_short(dtype, seq_last, 16, {.lanes = lanes, .warps = 8, .served = true}, true);
+  // In even shares: rows that are no whole rounds of the multiprocessors.
+  const auto add_shares = [&](DType dtype, bool seq_last, bool full) {
+    auto problem = problem_of(dtype, seq_last, 16, kFew, 4096, full, false, {});
+    problem.dim = 2560;  // strides are of no importance to them
+    const PlanChoice shares{.lanes = 2, .cut = true, .warps = 8, .served = true};
+    add_plan(plan_forward(problem, device, &shares));
+  };
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
+    for (bool seq_last : {false, true}) add_shares(dtype, seq_last, true);
+  for (bool seq_last : {false, true}) add_shares(DType::kFloat16, seq_last, false);
   add_short(DType::kFloat16, false, 16, {.lanes = 2, .warps = 8, .served = true}, false);
   add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 4, .served = true}, true);
   add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 8, .served = true}, false);
