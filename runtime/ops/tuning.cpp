@@ -89,14 +89,8 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
             add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices, .abreast = abreast});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
         for (const std::int16_t warps : {4, 8, 16})
-          for (const bool served : {false, true})
-            for (const bool cut : {false, true})
-              add({.lanes = lanes,
-                   .channels = channels,
-                   .cut = cut,
-                   .warps = warps,
-                   .slices = slices,
-                   .served = served});
+          for (const auto& [served, cut] : {std::pair{false, false}, {true, false}, {true, true}})
+            add({.lanes = lanes, .channels = channels, .cut = cut, .warps = warps, .slices = slices, .served = served});
       }
   };
   for (Index slices = usual_slices(problem);; slices = fewer_slices(slices)) {

@@ -163,6 +163,7 @@ TEST(Plan, FillsAllSchedulersAlikeWhenItCuts) {
           EXPECT_TRUE(seqlen == 16384 && dim == 2048) << "measured to be faster than a cut there only";
           continue;
         }
+        EXPECT_FALSE(seqlen == 16384 && dim == 2048 && sm_count >= 128) << "measured to be faster by relay_served.cu";
         ASSERT_TRUE(plan.variant.cut);
         EXPECT_EQ(plan.params.slots % (4 * sm_count), 0) << sm_count << " SMs, " << seqlen << " x " << dim;
       }
