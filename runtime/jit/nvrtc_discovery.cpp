@@ -39,7 +39,10 @@ class Search {
   }
 
   NvrtcSearch finish() {
-    if (!result_.choice) result_.error = explain();
+    if (!result_.choice) {
+      result_.remedy = remedy();
+      result_.error = explain() + "To fix it: " + result_.remedy;
+    }
     return std::move(result_);
   }
 
@@ -130,13 +133,17 @@ class Search {
     for (const NvrtcPlace& place : result_.places) {
       text += "  " + place.place + (place.where.empty() ? "" : " " + place.where) + ": " + place.found + "\n";
     }
-    return text + "To fix it: " + remedy();
+    return text;
   }
 
   std::string remedy() const {
     if (result_.places.size() == 1 && result_.places.front().place == "MAMBA_SCAN_NVRTC") {
       return "unset MAMBA_SCAN_NVRTC, or let it name " + nvrtc_name(environment_.naming(), 13) +
              " (or its folder) with its builtins library beside it";
+    }
+    if (need_.driver_cuda_version != 0 && need_.driver_cuda_version / 1000 < kOldestNvrtcMajor) {
+      return "update the NVIDIA driver to one for CUDA " + std::to_string(kOldestNvrtcMajor) +
+             " or newer: older compilers are not used";
     }
     const bool driver_needs_12 = need_.driver_cuda_version != 0 && need_.driver_cuda_version < 13000;
     const bool gpu_needs_12 = need_.capability != 0 && need_.capability < kOldestCapabilityOfCuda13;

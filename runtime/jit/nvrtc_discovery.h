@@ -32,6 +32,7 @@ struct NvrtcSearch {
   std::optional<NvrtcChoice> choice;
   std::vector<NvrtcPlace> places;  // in the order they were tried
   std::string error;               // when there is no choice: everything above and what to do, ready to show
+  std::string remedy;              // then, too: what to do alone
 };
 
 // Order: MAMBA_SCAN_NVRTC (a file or a folder; when set, it alone counts), already loaded in the process, torch/lib,

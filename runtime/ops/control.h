@@ -13,7 +13,8 @@ namespace mamba_scan::ops {
 // "0.1.0"
 MAMBA_SCAN_API std::string package_version();
 
-// What this machine offers. Never throws for something missing: that is what it reports.
+// What this machine offers. Never throws for something missing: that is what it reports. usable_devices: those that
+// work and that an NVRTC here compiles for.
 // {"package_version", "platform", "cpu": {"threads"}, "usable_devices",
 //  "driver": {"found", "version", "path", "error"},
 //  "devices": [{"ordinal", "name", "capability", "sm_count", ...every field of DeviceReport, "error"}],

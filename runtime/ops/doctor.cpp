@@ -1,5 +1,7 @@
 // The report of what this machine offers. Something missing is an answer here, never an exception.
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "ops/control.h"
 #include "ops/runtime.h"
@@ -88,23 +90,22 @@ class Doctor {
 
   void examine_driver() {
     Json devices = Json::array();
-    int usable = 0;
     try {
       const driver::Driver& driver = runtime_.driver();
-      driver_version_ = driver.version();
       report_["driver"] = {{"found", true},
                            {"version", driver::version_text(driver.version())},
                            {"path", driver.path()},
                            {"error", nullptr}};
       for (int ordinal = 0; ordinal < driver.device_count(); ++ordinal) {
         devices.push_back(examine_device(driver, ordinal));
-        usable += devices.back().at("error").is_null();
       }
     } catch (const Error& error) {
       report_["driver"] = {{"found", false}, {"version", nullptr}, {"path", nullptr}, {"error", error.what()}};
       warn(std::string("No GPU can be used. ") + error.what(), "");
     }
-    report_["usable_devices"] = usable;
+    report_["usable_devices"] = std::count_if(working_.begin(), working_.end(), [this](int capability) {
+      return runtime_.builder().search_nvrtc(capability).choice.has_value();
+    });
     report_["devices"] = std::move(devices);
   }
 
@@ -116,6 +117,7 @@ class Doctor {
       if (capability_ == 0) capability_ = report.capability();
       answer = device_json(runtime_.device(ordinal).report);
       answer["error"] = nullptr;
+      working_.push_back(report.capability());
       if (report.watchdog) {
         warn("A display hangs on device " + std::to_string(ordinal) + " (" + report.name +
                  "): the system stops kernels that run for about 2 s.",
@@ -151,9 +153,7 @@ class Doctor {
              "python -m pip install -U nvidia-cuda-nvrtc");
       }
     } else if (capability_ != 0) {
-      warn("NVRTC, NVIDIA's run-time compiler, was not found: kernels for the GPU cannot be compiled.",
-           driver_version_ >= 13000 ? "python -m pip install nvidia-cuda-nvrtc"
-                                    : "python -m pip install nvidia-cuda-nvrtc-cu12");
+      warn("NVRTC, NVIDIA's run-time compiler, was not found: kernels for the GPU cannot be compiled.", search.remedy);
     }
     nvrtc["places_tried"] = std::move(places);
     nvrtc["error"] = search.choice ? Json() : Json(search.error);
@@ -195,8 +195,8 @@ class Doctor {
   Json report_;
   Json warnings_ = Json::array();
   Json remedies_ = Json::array();
-  int capability_ = 0;  // of the first device
-  int driver_version_ = 0;
+  int capability_ = 0;        // of the first device
+  std::vector<int> working_;  // capabilities of those without an error
 };
 
 }  // namespace

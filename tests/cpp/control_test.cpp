@@ -45,7 +45,7 @@ Machine* ControlTest::machine = nullptr;
 TEST_F(ControlTest, TheDoctorReportsDriverDevicesCacheAndSources) {
   const Json report = Json::parse(doctor_json());
   EXPECT_EQ(report.at("package_version"), package_version());
-  EXPECT_EQ(report.at("usable_devices"), 2);
+  EXPECT_EQ(report.at("usable_devices"), report.at("nvrtc").at("found") ? 2 : 0);
   EXPECT_EQ(report.at("driver").at("version"), "13.0");
   EXPECT_EQ(report.at("driver").at("path"), FakeCuda::path());
   EXPECT_EQ(report.at("devices").at(0).at("name"), "NVIDIA H200");
@@ -59,6 +59,17 @@ TEST_F(ControlTest, TheDoctorReportsDriverDevicesCacheAndSources) {
   EXPECT_EQ(report.at("environment").at("MAMBA_SCAN_DRIVER"), FakeCuda::path());
   EXPECT_FALSE(report.at("nvrtc").at("places_tried").empty());
   EXPECT_NE(report.at("warnings").dump().find("display"), std::string::npos) << "the watchdog is not mentioned";
+}
+
+TEST_F(ControlTest, TheDoctorCountsNoDeviceThatNothingCanBeCompiledFor) {
+  const std::string name = "MAMBA_SCAN_NVRTC";
+  const auto before = platform::environment_variable(name);
+  platform::set_environment_variable(name, machine->scratch / "nothing");
+  const Json report = Json::parse(doctor_json());
+  platform::set_environment_variable(name, before.value_or(""));
+  EXPECT_EQ(report.at("usable_devices"), 0);
+  EXPECT_TRUE(report.at("devices").at(0).at("error").is_null());
+  EXPECT_NE(report.at("remedies").dump().find("unset MAMBA_SCAN_NVRTC"), std::string::npos) << report.at("remedies");
 }
 
 TEST_F(ControlTest, TheDoctorLeavesNoProbeInTheCache) {

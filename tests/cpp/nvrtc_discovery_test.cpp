@@ -298,6 +298,7 @@ TEST(NvrtcDiscovery, NamesThePackageThatFitsDriverAndGpu) {
   EXPECT_EQ(fix({}), "python -m pip install nvidia-cuda-nvrtc");
   EXPECT_EQ(fix({90, 13000}), "python -m pip install nvidia-cuda-nvrtc");
   EXPECT_EQ(fix({90, 12080}), "python -m pip install nvidia-cuda-nvrtc-cu12");
+  EXPECT_EQ(fix({87, 11040}), "update the NVIDIA driver to one for CUDA 12 or newer: older compilers are not used");
   EXPECT_EQ(fix({61, 13000}), "python -m pip install nvidia-cuda-nvrtc-cu12");
 }
 
