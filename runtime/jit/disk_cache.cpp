@@ -192,7 +192,7 @@ CacheVerification DiskCache::verify() {
     remove_entry(paths, stored.key);
     out.removed.push_back(stored.key);
   }
-  tidy_cache(paths, limit_bytes_, now());
+  if (enabled()) tidy_cache(paths, limit_bytes_, now());  // off, it would make room for nothing
   return out;
 }
 

@@ -293,6 +293,15 @@ TEST(DiskCache, KeepsNothingLargerThanItsLimitAndNothingAtZero) {
   EXPECT_EQ(files_below(scratch.path()), 0u);
 }
 
+TEST(DiskCache, VerifiesWhatOthersKeepWhileItIsOff) {
+  const ScratchFolder scratch;
+  DiskCache on(scratch.path(), kPlenty);
+  on.store(key_of("k"), make_binary("x"));
+  const CacheVerification verification = DiskCache(scratch.path(), 0).verify();
+  EXPECT_EQ(verification.good, 1u);
+  EXPECT_TRUE(on.load(key_of("k")));
+}
+
 TEST(DiskCache, SweepsWhatDeadProcessesLeftAndNothingYoung) {
   const ScratchFolder scratch;
   const CachePaths paths{scratch.path()};
