@@ -168,6 +168,8 @@ ForwardPlan plan_slices(const SelectiveScanProblem& whole, const driver::DeviceR
     return plan_slices(whole, device, wanted_slices, &simple, preparation);
   }
 
+  if (problem.dim > std::numeric_limits<int>::max())
+    throw ArgumentError("dim: got " + std::to_string(problem.dim) + ", needed at most 2^31 - 1 on a GPU");
   const Index tiles_per_row = std::max<Index>(1, ceil_div<Index>(problem.seqlen, v.tile));
   const Index tiles = chosen.rows * tiles_per_row;
   if (tiles > std::numeric_limits<int>::max())

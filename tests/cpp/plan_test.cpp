@@ -677,6 +677,9 @@ TEST(Plan, NamesWhatItCannotServe) {
     return message_of([&] { plan_forward(p, device_with(132)); });
   };
   EXPECT_NE(refusal(problem_of(Index{1} << 40, 1, 8)).find("batch * dim"), std::string::npos);
+  const std::string needed = ", needed at most 2^31 - 1 on a GPU";
+  EXPECT_EQ(refusal(problem_of(1, 1, Index{1} << 31)), "dim: got 2147483648" + needed);
+  EXPECT_EQ(refusal(problem_of(1, 1, (Index{1} << 32) + 64)), "dim: got 4294967360" + needed);
 }
 
 TEST(Check, NamesTheArgumentWhatCameAndWhatIsNeeded) {
