@@ -64,8 +64,9 @@ def tune(
     Parameters
     ----------
     batch, seqlen, dim, dstate, groups : int
-        Sizes. Scans share a plan whose sizes are the same, seqlen up to the same power of two, and whose rows are
-        multiples of 16 bytes long in both or in neither; a row is seqlen elements in ``"bdl"``, dim in ``"bld"``.
+        Sizes. Scans share a plan whose dtype, layout, options and sizes are the same, seqlen up to the same power of
+        two, and whose rows are multiples of 16 bytes long in both or in neither; a row is seqlen elements in
+        ``"bdl"``, dim in ``"bld"``.
     dtype, layout : str
         As in :func:`mamba_scan.selective_scan`.
     options : iterable of str

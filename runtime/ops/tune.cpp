@@ -17,6 +17,7 @@
 #include "driver/memory.h"
 #include "driver/stream.h"
 #include "ops/choice_json.h"
+#include "ops/launch_split.h"
 #include "ops/runtime.h"
 #include "ops/selective_scan.h"
 #include "ops/tuning.h"
@@ -286,6 +287,26 @@ void refine(std::vector<Candidate>& candidates, const SelectiveScanProblem& prob
   }
 }
 
+// Of a scan that is divided every part has a plan of its own.
+void refuse_divided(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
+  if (!needs_split(problem, device)) return;
+  const LaunchSplit split = split_launches(problem, device);
+  const auto weight = [](const LaunchPiece& p) {
+    return std::pair(p.problem.batch * p.problem.seqlen * p.problem.dim, int{p.takes_state} + int{p.gives_state});
+  };
+  const LaunchPiece& piece =
+      *std::max_element(split.pieces.begin(), split.pieces.end(),
+                        [&](const LaunchPiece& a, const LaunchPiece& b) { return weight(a) < weight(b); });
+  const auto shape = [](const SelectiveScanProblem& p) {
+    return std::to_string(p.batch) + ", " + std::to_string(p.seqlen) + ", " + std::to_string(p.dim);
+  };
+  std::string text = "shape: got " + shape(problem) + ", which runs in " + std::to_string(split.pieces.size()) +
+                     " launches on this GPU, since a display hangs on it; needed one that runs in one, such as " +
+                     shape(piece.problem);
+  if (piece.takes_state || piece.gives_state) text += ", with initial_state and final_state";
+  throw ArgumentError(text);
+}
+
 }  // namespace
 
 std::string tune_json(const TuneOptions& options) {
@@ -296,6 +317,7 @@ std::string tune_json(const TuneOptions& options) {
   const driver::Stream stream(*device.driver);
   const MadeUpScan scan(options, *device.driver, stream.get());
   check(scan.problem);
+  refuse_divided(scan.problem, device.report);
   Tuning& tuning = device_tuning(device);
 
   std::vector<ExpectedChoice> choices = plan_choices(scan.problem, device.report);

@@ -255,7 +255,9 @@ std::map<int, int> launches;             // by number of slots
 
 class Tune : public testing::Test {
  protected:
-  static void SetUpTestSuite() { gpu = new test::FakeGpu("devices=90:132:H200", take_time); }
+  static void SetUpTestSuite() {
+    gpu = new test::FakeGpu("devices=90:132:H200,75:1:Display card:watchdog:kHz50000", take_time);
+  }
   static void TearDownTestSuite() { delete gpu; }
 
   static void take_time(const char* entry, void** arguments) {
@@ -374,6 +376,19 @@ TEST_F(Tune, NamesWhatItCannotMeasure) {
   options.dim = 1;
   options.options = {"z", "Z"};
   EXPECT_THROW(tune_json(options), ArgumentError);
+}
+
+TEST_F(Tune, NamesAPartOfWhatIsDividedOnADisplaysGpu) {
+  TuneOptions options;
+  options.batch = 1, options.seqlen = 20000, options.dim = 131, options.device = 1;
+  try {
+    tune_json(options);
+    ADD_FAILURE() << "nothing was refused";
+  } catch (const ArgumentError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("shape: got 1, 20000, 131, which runs in "), std::string::npos) << text;
+    EXPECT_NE(text.find(", 128, with initial_state and final_state"), std::string::npos) << text;
+  }
 }
 
 }  // namespace

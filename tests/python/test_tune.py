@@ -65,11 +65,29 @@ def test_every_scan_of_the_table_can_be_tuned_with_its_options(timed, capsys):
     assert {"", "z delta_bias delta_softplus", "D delta_bias delta_softplus"} <= options
 
 
-def test_constant_projections_are_refused(timed, capsys, monkeypatch):
-    monkeypatch.setattr(tune, "preset_cases", lambda name, gpu: [Case(1, 2, 3, constant="B")])
-    status, output = run(capsys, "random")
+def test_scans_with_constant_projections_are_left_out(timed, capsys, monkeypatch):
+    monkeypatch.setattr(tune, "preset_cases", lambda name, gpu: [Case(1, 2, 3, constant="B"), Case(1, 2, 4)])
+    status, _ = run(capsys, "random", "--json")
+    assert status == 0
+    assert [call[:3] for call in timed] == [(1, 2, 4)]
+
+
+def test_a_scan_that_cannot_be_tuned_is_left_out_unless_it_is_the_only_one(timed, capsys, monkeypatch):
+    whole = control.tune
+
+    def tune_short(*sizes, **options):
+        if sizes[1] > 1000:
+            raise ValueError("shape: got too many steps")
+        return whole(*sizes, **options)
+
+    monkeypatch.setattr(control, "tune", tune_short)
+    status, output = run(capsys, "--shape", "1,2000,8", "--shape", "1,500,8")
+    assert status == 0
+    assert [call[1] for call in timed] == [500]
+    assert "tune: 1, 2000, 8, 16 is left out: shape: got too many steps" in output.err
+    status, output = run(capsys, "--shape", "1,2000,8")
     assert status == 1
-    assert "has constant B; needs B and C that vary in time" in output.err
+    assert "mamba_scan: shape: got too many steps" in output.err
 
 
 def test_as_json(timed, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("presets", nargs="*", metavar="PRESET", help=f"of: {', '.join(PRESETS)}")
     add("--shape", action="append", default=[], metavar="B,L,D[,N[,G]]", help="batch, seqlen, dim, dstate, groups")
-    add("--dtype", choices=list(DTYPES), help="default: the preset's")
-    add("--layout", choices=LAYOUTS, help="default: the preset's")
+    add("--dtype", choices=list(DTYPES), help="default: the preset's; of --shape float16")
+    add("--layout", choices=LAYOUTS, help="default: the preset's; of --shape bld")
     add("--full", action="store_true", help="with z, D, delta_bias and softplus")
     add("--thorough", action="store_true", help="go on with what differs from the fastest plan in one detail")
     add("--candidates", type=int, default=6, help="plans timed, those that the model thinks fastest (default: 6)")
@@ -32,10 +33,8 @@ def _cases_of(options: argparse.Namespace) -> list[Case]:
         raise ValueError("tune: no scan is named; needs a preset or --shape B,L,D[,N[,G]]")
     changes = {name: value for name in ("dtype", "layout") if (value := getattr(options, name)) is not None}
     cases = [replace(case.full() if options.full else case, **changes) for case in cases]
-    cases = [case for case in cases if not case.chunk_invariant]  # whose plan must not depend on what was measured
-    for case in cases:
-        if case.constant:
-            raise ValueError(f"tune: {case.shape} has constant {case.constant}; needs B and C that vary in time")
+    # A plan that is bitwise invariant must not depend on what was measured; with B or C constant in time none is tuned.
+    cases = [case for case in cases if not case.chunk_invariant and not case.constant]
     return list(dict.fromkeys(replace(case, label="") for case in cases))
 
 
@@ -68,17 +67,24 @@ def _line(candidate: dict[str, Any], chosen: bool) -> str:
 def run(options: argparse.Namespace) -> int:
     """Time the plans for each scan, print them, and keep the fastest."""
     reports = []
-    for case in _cases_of(options):
+    cases = _cases_of(options)
+    for case in cases:
         sizes = (case.batch, case.seqlen, case.dim, case.dstate, case.groups)
-        report = control.tune(
-            *sizes,
-            dtype=case.dtype,
-            layout=case.layout,
-            options=_options_of(case),
-            thorough=options.thorough,
-            candidates=options.candidates,
-            device=options.device,
-        )
+        try:
+            report = control.tune(
+                *sizes,
+                dtype=case.dtype,
+                layout=case.layout,
+                options=_options_of(case),
+                thorough=options.thorough,
+                candidates=options.candidates,
+                device=options.device,
+            )
+        except ValueError as error:
+            if len(cases) == 1:
+                raise
+            print(f"tune: {case.shape} is left out: {error}", file=sys.stderr)
+            continue
         reports.append(report)
         if options.json:
             continue
