@@ -40,7 +40,8 @@ class Work:
     bytes : int
         Of all tensors, each read or written once.
     exps : int
-        Evaluations of the exponential: one per step, channel and state; three where states are complex.
+        Evaluations of the exponential: one per step, channel and state. (Of a complex one the sine and the cosine
+        are arithmetic.)
     """
 
     bytes: int

@@ -89,6 +89,10 @@ Clocks clocks_of(const driver::DeviceReport& device) {
   return {device.clock_khz > 0 ? device.clock_khz * 1e3 : 5e8, 2 * memory_hz * bus_bytes};  // double data rate
 }
 
+// What the arithmetic of a complex state takes at least, in exponentials: 40 instructions, of which a multiprocessor
+// issues 8 while it evaluates one (complex_lane.cuh).
+constexpr double kComplex = 5;
+
 // The roof, with a margin.
 double full_device_ms(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
   const Clocks clocks = clocks_of(device);
@@ -106,8 +110,8 @@ double full_device_ms(const SelectiveScanProblem& problem, const driver::DeviceR
       bytes += static_cast<double>(problem.batch * problem.seqlen * problem.dim) *
                (kSectorBytes - element_size(problem.dtype));
   const double exps_per_second = 16.0 * std::max(device.sm_count, 1) * clocks.hz;
-  return 1e3 * kSafety *
-         std::max(static_cast<double>(work.exps) / exps_per_second, bytes / clocks.memory_bytes_per_second);
+  const double exps = static_cast<double>(work.exps) * (problem.is_complex ? kComplex : 1);
+  return 1e3 * kSafety * std::max(exps / exps_per_second, bytes / clocks.memory_bytes_per_second);
 }
 
 // Of a step of sequences that run whole, however few they are: about 400 clocks for a warp on its own with complex

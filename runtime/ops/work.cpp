@@ -12,7 +12,7 @@ Work forward_work(const SelectiveScanProblem& problem) {
   const Index weights = problem.dim * problem.dstate * parts * kFloat;  // A, and B or C where constant
 
   Work work;
-  work.exps = steps * problem.dim * problem.dstate * (problem.is_complex ? 3 : 1);
+  work.exps = steps * problem.dim * problem.dstate;
   work.bytes = steps * problem.dim * element * (problem.z.data ? 4 : 3) + weights;
   for (const ProjectionTensor* tensor : {&problem.B, &problem.C})
     work.bytes += tensor->constant ? weights : steps * problem.ngroups * problem.dstate * parts * element;

@@ -10,7 +10,7 @@ namespace mamba_scan::ops {
 
 struct Work {
   std::int64_t bytes = 0;  // every tensor that is there read or written once
-  std::int64_t exps = 0;   // evaluations on the exponential unit; sin and cos of a complex decay run there too
+  std::int64_t exps = 0;   // evaluations on the exponential unit; sin and cos of a complex decay are arithmetic
 };
 
 MAMBA_SCAN_API Work forward_work(const SelectiveScanProblem& problem);
