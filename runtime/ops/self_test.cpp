@@ -68,8 +68,9 @@ class DrawnPlan {
 Json run_on_device(TestProblem& test, const DeviceContext& device, std::mt19937* random) {
   const driver::ContextGuard guard(*device.driver, device.context);
   std::vector<driver::DeviceBuffer> buffers;
+  std::vector<std::vector<unsigned char>> uploaded;  // until the stream got there
   for (TestTensor& tensor : test.tensors()) {
-    std::vector<unsigned char> bytes = tensor.bytes;
+    std::vector<unsigned char>& bytes = uploaded.emplace_back(tensor.bytes);
     bytes.resize(bytes.size() + kLargestChunk, 0xff);  // not a number: copies may bring it along, and it must not count
     buffers.emplace_back(*device.driver, bytes.size());
     buffers.back().upload(bytes.data(), bytes.size(), nullptr);
