@@ -101,12 +101,21 @@ std::vector<jit::Variant> shipped_variants(int capability) {
                        Kind kind = {}) {
     add_plan(plan_forward(problem_of(dtype, seq_last, dstate, batch, 65536, full, constant_b, kind), device));
   };
+  // As the layers of Mamba models call it: with everything but states in training, with the last one of a prompt.
+  const auto layer_of = [&](DType dtype, bool seq_last, Index batch, Index seqlen, bool is_prompt) {
+    auto p = problem_of(dtype, seq_last, 16, batch, seqlen, true, false, {});
+    p.initial_state.data = nullptr;
+    if (!is_prompt) p.final_state.data = nullptr;
+    return p;
+  };
   constexpr Index kFew = 1, kFewRows = 8, kMany = 64;  // sequences: cut in time, and whole
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (bool seq_last : {false, true}) {
       add(dtype, seq_last, 16, kMany, false, false);
       add(dtype, seq_last, 16, kMany, true, false);
       add(dtype, seq_last, 16, kFew, true, false);
+      add_plan(plan_forward(layer_of(dtype, seq_last, kMany, 2048, false), device));
+      add_plan(plan_forward(layer_of(dtype, seq_last, kFew, 65536, true), device));
     }
   // Bidirectional models; with adjacent channels a reversed scan needs no kernel of its own.
   for (Index batch : {kMany, kFew}) add(DType::kFloat16, true, 16, batch, true, false, {.reverse = true});
@@ -172,9 +181,11 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     add_plan(plan_forward(problem, device, &shape));
   };
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
-    for (bool seq_last : {false, true})
+    for (bool seq_last : {false, true}) {
       for (std::int16_t lanes : {2, 4})
         add_short(dtype, seq_last, 16, {.lanes = lanes, .warps = 8, .served = true}, true);
+      add_plan(plan_forward(layer_of(dtype, seq_last, kFew, 1024, true), device));
+    }
   // In even shares: rows that are no whole rounds of the multiprocessors.
   const auto add_shares = [&](DType dtype, bool seq_last, bool full) {
     auto problem = problem_of(dtype, seq_last, 16, kFew, 4096, full, false, {});
