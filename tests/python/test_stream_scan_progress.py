@@ -91,6 +91,20 @@ def test_a_plain_line_where_tqdm_is_missing(monkeypatch):
     assert f"{result.statistics.limiting}-bound" in last
 
 
+def test_the_terminal_counts_tokens_and_others_steps(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    bar = progress_module.Progress(True, 100, 20, batch=3)
+    bar._bar._start -= 10
+    bar(Ledger(position=50))
+    bar.close()
+    assert "stream_scan: 150 of 300 tokens, 17 s left, 9 tokens/s" in terminal.getvalue()
+    calls = []
+    progress_module.Progress(lambda *call: calls.append(call), 100, 20, batch=3)(Ledger(position=50))
+    assert calls[0][:2] == (50, 100)
+
+
 def test_an_unknown_total_has_no_time_left(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -20,15 +20,19 @@ class Progress:
         Number of steps, where known.
     done : int
         Steps done before this run.
+    batch : int
+        Tokens of a step: the terminal's bar counts those, others steps.
     """
 
-    def __init__(self, target: Any, total: int | None, done: int) -> None:
+    def __init__(self, target: Any, total: int | None, done: int, batch: int = 1) -> None:
         self._total, self._begin, self._done = total, done, done
         self._start = time.monotonic()
         self._callable = self._bar = None
         self._own = False
+        self._unit = 1
         if target is True:
-            self._bar = _terminal_bar(total, done)
+            self._unit = batch
+            self._bar = _terminal_bar(None if total is None else total * batch, done * batch)
             self._own = self._bar is not None
         elif hasattr(target, "update"):
             self._bar = target
@@ -48,7 +52,7 @@ class Progress:
             limiting = ledger.limiting()
             if limiting and hasattr(self._bar, "set_postfix_str"):
                 self._bar.set_postfix_str(f"{limiting}-bound", refresh=False)
-            self._bar.update(new)
+            self._bar.update(new * self._unit)
 
     def close(self) -> None:
         """Leave the terminal as it should be."""

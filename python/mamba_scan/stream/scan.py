@@ -320,7 +320,7 @@ class _Call:
         lane = self._lane(sink, capacity, checkpoints is not None)
         lengths = ChunkLengths(self.chunk, capacity, self.device.type)
         position = self.scan.position
-        report = Progress(progress, self.seqlen, position)
+        report = Progress(progress, self.seqlen, position, self.y.shape[0])
         begin = time.perf_counter()
         pipeline = Pipeline(self.source, sink, lane, lengths, position, self.seqlen, checkpoints, report)
         try:
