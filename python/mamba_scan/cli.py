@@ -1,4 +1,7 @@
-"""The commands of ``python -m mamba_scan``. Exit status: 0 good, 1 something is wrong, 2 the command line is."""
+"""The commands of ``python -m mamba_scan``.
+
+Exit status: 0 good; 1 something is wrong, an option's value too; 2 the command line cannot be parsed.
+"""
 
 import argparse
 import json
@@ -78,8 +81,9 @@ def _cache(options: argparse.Namespace) -> int:
         "verify": control.cache_verify,
         "clear": control.cache_clear,
     }
-    _show(actions[options.action](), options.json)
-    return 0
+    report = actions[options.action]()
+    _show(report, options.json)
+    return int(options.action == "verify" and bool(report["removed"]))  # entries that were broken
 
 
 def _failed_problem(problem: dict[str, Any]) -> str:

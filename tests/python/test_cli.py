@@ -88,6 +88,13 @@ def test_cache_commands(tmp_path, monkeypatch):
     assert entries() == []
 
 
+def test_verify_says_by_its_status_whether_something_was_broken(capsys, monkeypatch):
+    for removed, expected in ((["0123"], 1), ([], 0)):
+        report = {"checked": 2, "good": 2 - len(removed), "removed": removed, "folder": "x"}
+        monkeypatch.setattr(control, "cache_verify", lambda report=report: report)
+        assert run(capsys, "cache", "verify", "--json")[0] == expected
+
+
 def test_warm_refuses_an_unknown_architecture(capsys):
     status, output = run(capsys, "warm", "--arch", "sm_nonsense")
     assert status == 1
