@@ -67,7 +67,7 @@ SYSTEM_PACKAGES = {
     "windows": ("g++-mingw-w64-x86-64-posix", "wine64", "wine"),
     "jetson": ("g++-aarch64-linux-gnu", "qemu-user-static"),
 }
-SOURCE_FOLDERS = ("kernels", "runtime", "python", "gui", "tests")
+SOURCE_FOLDERS = ("kernels", "runtime", "python", "tests")
 SUITES = ("format", "cpp", "emulator", "variants", "python", "wheel", "windows", "jetson")
 EXTRA_SUITES = ("jetson",)  # only when asked for
 
@@ -429,7 +429,7 @@ def python_suite(args: argparse.Namespace) -> list[Suite]:
 
 
 def wheel_suite(args: argparse.Namespace) -> list[Suite]:
-    """Build the wheel as `pip install .` does, install it in a fresh environment and run a scan from it."""
+    """Build a wheel that runs on other machines, install it in a fresh environment and run a scan from it."""
     start = time.monotonic()
     dist, fresh = BUILD / "dist", BUILD / "fresh-venv"
     for folder in (dist, fresh):

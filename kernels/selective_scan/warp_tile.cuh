@@ -15,7 +15,7 @@
 // n = s * MS_LANES + part: models order states by decay rate, so a register s holds states of similar rate in all lanes
 // and can be dropped as a whole once they have decayed.
 //
-// Constants (from runtime/ops/plan.cpp as -D options):
+// Constants (from runtime/ops/forward_variant.cpp as -D options):
 //   MS_DTYPE             element.cuh
 //   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above

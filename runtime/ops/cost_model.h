@@ -1,5 +1,5 @@
 // How long a forward scan takes by a model of the kernels, fitted to measurements on an H100 and an H200, which compute
-// alike: what plan.cpp chooses by.
+// alike: what choose.cpp and the files beside it choose by.
 // In clocks of one scheduler, a quarter of a multiprocessor, which is what other GPUs share with it.
 #pragma once
 
