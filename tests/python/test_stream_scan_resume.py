@@ -412,9 +412,8 @@ def test_no_bit_of_the_file_flips_unnoticed(tmp_path):
             continue
         assert loaded.position == checkpoint["position"], f"byte {at}"
         assert torch.equal(loaded.state, checkpoint["state"]), f"byte {at}"
-    position = b"M" + checkpoint["position"].to_bytes(2, "little")  # as pickle writes it
-    assert whole.count(position) == 1
-    path.write_bytes(whole.replace(position, b"M\0\0"))
+    position = b"M" + checkpoint["position"].to_bytes(2, "little")  # as pickle writes it, before the state
+    path.write_bytes(whole.replace(position, b"M\0\0", 1))
     with pytest.raises(ValueError, match="has damaged contents; needs an intact file"):
         run(problem, split(problem)[0], sink, path)
 
