@@ -1,5 +1,6 @@
 // The report of what this machine offers. Something missing is an answer here, never an exception.
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -103,9 +104,8 @@ class Doctor {
       report_["driver"] = {{"found", false}, {"version", nullptr}, {"path", nullptr}, {"error", error.what()}};
       warn(std::string("No GPU can be used. ") + error.what(), "");
     }
-    report_["usable_devices"] = std::count_if(working_.begin(), working_.end(), [this](int capability) {
-      return runtime_.builder().search_nvrtc(capability).choice.has_value();
-    });
+    report_["usable_devices"] = std::count_if(
+        working_.begin(), working_.end(), [this](int capability) { return nvrtc_for(capability).choice.has_value(); });
     report_["devices"] = std::move(devices);
   }
 
@@ -130,8 +130,15 @@ class Doctor {
     return answer;
   }
 
+  // Looked for once: that means listing folders and opening libraries.
+  const jit::NvrtcSearch& nvrtc_for(int capability) {
+    const auto known = searches_.find(capability);
+    if (known != searches_.end()) return known->second;
+    return searches_.emplace(capability, runtime_.builder().search_nvrtc(capability)).first->second;
+  }
+
   void examine_nvrtc() {
-    const jit::NvrtcSearch search = runtime_.builder().search_nvrtc(capability_);
+    const jit::NvrtcSearch& search = nvrtc_for(capability_);
     Json places = Json::array();
     for (const jit::NvrtcPlace& place : search.places) {
       places.push_back({{"place", place.place}, {"where", place.where}, {"found", place.found}});
@@ -195,8 +202,9 @@ class Doctor {
   Json report_;
   Json warnings_ = Json::array();
   Json remedies_ = Json::array();
-  int capability_ = 0;        // of the first device
-  std::vector<int> working_;  // capabilities of those without an error
+  int capability_ = 0;                        // of the first device
+  std::vector<int> working_;                  // capabilities of those without an error
+  std::map<int, jit::NvrtcSearch> searches_;  // by capability
 };
 
 }  // namespace

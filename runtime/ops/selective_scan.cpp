@@ -13,6 +13,7 @@
 #include "cpu/selective_scan.h"
 #include "driver/context.h"
 #include "driver/event.h"
+#include "ops/ceil_div.h"
 #include "ops/dtype_name.h"
 #include "ops/launch_split.h"
 #include "ops/memory_layout.h"
@@ -194,7 +195,7 @@ constexpr std::size_t kScratchAlignment = 256;  // as ScratchAllocator has it
 void run_in_pieces(const SelectiveScanProblem& problem, Runtime& rt, const DeviceContext& device, void* stream,
                    ScratchAllocator& scratch) {
   LaunchSplit split = split_launches(problem, device.report);
-  const std::size_t states = (split.state_bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+  const std::size_t states = ceil_div(split.state_bytes, kScratchAlignment) * kScratchAlignment;
   // The plans tell how much memory that is, and depend on whether there are states: until these have their place they
   // have an address that nobody looks at.
   hand_on_states(split, reinterpret_cast<void*>(kScratchAlignment));

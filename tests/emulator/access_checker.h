@@ -72,12 +72,11 @@ class AccessChecker {
     std::vector<Touch> touches;  // shared memory has none
     std::uint8_t written = 0;    // which of its bytes, by any launch
   };
-  // What one block published, known to those that know of another's access: a thread that followed a flag.
-  struct Published {
+  struct Published {  // what the thread of a block knew that set a flag
     unsigned block;
     Past past;
   };
-  struct Followed {
+  struct Followed {  // by which access of the present block, in which generation
     Published what;
     std::uint64_t generation;
     Record by;
@@ -91,6 +90,7 @@ class AccessChecker {
     bool shared;
     std::vector<Cell> cells;
   };
+
   Region* find(const void* address);
   bool ordered(const Record& earlier, unsigned thread) const;
   bool knows(unsigned thread, const Touch& of_other_block) const;

@@ -221,8 +221,6 @@ class _Call:
         except ValueError as error:
             raise ValueError(str(error).replace("StreamingScan:", "stream_scan:", 1)) from None
         self.device = self.scan.device
-        if self.device.type not in ("cpu", "cuda"):
-            raise ValueError(f"stream_scan: device is {self.device}; needs a cpu or cuda device")
         self.chunk = _checked_chunk(chunk, self.device)
         self.threads = _checked_threads(copy_threads, self.device)
         self.source = open_source(source, layout)
