@@ -106,8 +106,10 @@ void AccessChecker::publish(unsigned thread, const void* flag) {
 }
 
 void AccessChecker::follow(unsigned thread, const void* flag) {
+  const Published& published = published_.at(flag);
+  if (published.block == block_) return acquire(thread, published.past);
   clocks_used_ = true;  // others of the block know nothing of it before they have synchronized with the thread
-  followed_.push_back({published_.at(flag), generation_, {thread, clock_of(thread), 0, false, nullptr}});
+  followed_.push_back({published, generation_, {thread, clock_of(thread), 0, false, nullptr}});
 }
 
 AccessChecker::Region* AccessChecker::find(const void* address) {

@@ -40,8 +40,8 @@ class AccessChecker {
   void release(unsigned thread, Past& to);  // besides what is there
   void acquire(unsigned thread, const Past& from);
 
-  // What a thread has done or knows to be done is ordered before what a thread of another block does next that follows
-  // the flag. What it knows of a third block is not: nothing here needs that.
+  // What a thread has done or knows to be done is ordered before what a thread does next that follows the flag, be it
+  // of the same block or another. What it knows of a third block is not: nothing here needs that.
   void publish(unsigned thread, const void* flag);
   void follow(unsigned thread, const void* flag);
 

@@ -172,26 +172,27 @@ TEST(Emulator, WaitingLoopsLetOthersRun) {
   }
 }
 
-// What came of it: numbers that the first of two blocks hands to the second.
-std::string error_of_hand_over(Order order, int mistake, std::vector<int>& numbers) {
+// What came of it: numbers that the first of two warps, of so many blocks, hands to the second.
+std::string error_of_hand_over(unsigned blocks, Order order, int mistake, std::vector<int>& numbers) {
   Device device;
   auto* flag = device.allocate<unsigned>("flag", 1);
   int* between = device.allocate<int>("numbers", 32);
   int* out = device.allocate<int>("out", 32);
   flag[0] = 0;
-  Launch launch = geometry({2}, {32}, 0, order);
+  Launch launch = geometry({blocks}, {64 / blocks}, 0, order);
   launch.blocks_in_order = true;
   std::string error = error_of(device, kHandOver, launch, flag, between, out, mistake);
   numbers.assign(out, out + 32);
   return error;
 }
 
-TEST(Emulator, BlocksHandOverByAFlag) {
-  for (const Order order : kOrders) {
-    std::vector<int> numbers;
-    ASSERT_EQ(error_of_hand_over(order, 0, numbers), "");
-    for (int i = 0; i < 32; ++i) EXPECT_EQ(numbers[static_cast<std::size_t>(i)], 3 * (31 - i));
-  }
+TEST(Emulator, WarpsHandOverByAFlag) {
+  for (const unsigned blocks : {1u, 2u})
+    for (const Order order : kOrders) {
+      std::vector<int> numbers;
+      ASSERT_EQ(error_of_hand_over(blocks, order, 0, numbers), "");
+      for (int i = 0; i < 32; ++i) EXPECT_EQ(numbers[static_cast<std::size_t>(i)], 3 * (31 - i));
+    }
 }
 
 TEST(Emulator, NumbersThreadsAndBlocksInThreeDimensions) {
@@ -495,9 +496,11 @@ TEST(PlantedMistake, FlagNeedsTheNumbersBeforeAndABarrierOnBothSides) {
   for (const int mistake : {1, 2, 3})
     for (const Order order : kOrders) {
       std::vector<int> numbers;
-      EXPECT_TRUE(mentions(error_of_hand_over(order, mistake, numbers),
+      EXPECT_TRUE(mentions(error_of_hand_over(2, order, mistake, numbers),
                            {"race in numbers", "block 0 wrote it", "block 1 reads it"}))
           << "mistake " << mistake << ", order " << static_cast<int>(order);
+      EXPECT_TRUE(mentions(error_of_hand_over(1, order, mistake, numbers), {"race in numbers", "with no barrier"}))
+          << "mistake " << mistake << ", order " << static_cast<int>(order) << ", in one block";
     }
 }
 

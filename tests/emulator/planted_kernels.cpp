@@ -120,12 +120,13 @@ __global__ void wait_for_flag(int* flag, int* out) {
   if (threadIdx.x == 33) atomicExch(flag, 1);
 }
 
-// The first block hands a warp's numbers to the second. mistake 1: does not wait for the other lanes before it sets the
-// flag, 2: sets it before it writes, 3: the other lanes do not wait for the one that waits for it.
+// The first warp hands its numbers to the second, of the same block or another. mistake 1: does not wait for the other
+// lanes before it sets the flag, 2: sets it before it writes, 3: the other lanes do not wait for the one that waits for
+// it.
 __global__ void hand_over(unsigned* flag, int* numbers, int* out, int mistake) {
   using namespace mamba_scan::device;
-  const int lane = static_cast<int>(threadIdx.x);
-  if (blockIdx.x == 0) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  if (blockIdx.x == 0 && threadIdx.x < 32) {
     if (mistake == 2 && lane == 0) flag_set(flag);
     numbers[lane] = 3 * lane;
     if (mistake != 1) __syncwarp();
