@@ -34,9 +34,13 @@
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
 #include "selective_scan/tile_values.cuh"
+#include "selective_scan/wrapped.cuh"
 
 namespace mamba_scan {
 namespace {
+
+static_assert(!kWrapped || (!MS_COMPLEX && !MS_CUT && !MS_INVARIANT && !MS_PACKED && kAbreast == 1),
+              "a slot is handed one state, of one warp");
 
 #if !MS_COMPLEX
 #if MS_INVARIANT
@@ -349,6 +353,11 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
     compose_state(params, shared, id, self);
     return;
   }
+#elif defined(MS_WRAPPED)
+  if (shared.piece.begin > 0) {
+    await_state(params, this_slot(params), id, self.state);
+    return;
+  }
 #endif
   start_state(params.problem, shared, id, self);
 }
@@ -378,10 +387,10 @@ extern "C" __global__ void __launch_bounds__(32 * kAbreast, (MS_MIN_BLOCKS + kAb
   clear_shared(shared, id.lane);
   note_abreast(params, shared, id.lane);
 
-  int begin = slot_range(params, this_slot(params)).begin;
+  int at = first_of(slot_range(params, this_slot(params)));
 #pragma unroll 1
   do {
-    if (id.lane == 0) shared.piece = piece_at(params, begin, slot_range(params, this_slot(params)).end);
+    if (id.lane == 0) shared.piece = next_piece(params, slot_range(params, this_slot(params)), at);
     __syncwarp();
     const Piece& piece = shared.piece;
     Lane self;
@@ -392,12 +401,15 @@ extern "C" __global__ void __launch_bounds__(32 * kAbreast, (MS_MIN_BLOCKS + kAb
     enter_piece(params, shared, id, self);
     // Packed sequences end, and are stored, inside: even those that have no step. A lane that moves its rows itself has
     // no registers for what it knows of itself from piece to piece.
-    const LaneId of_piece = kReadsDirectly && MS_CUT ? lane_id(lane_anew(id.lane)) : id;
+    const LaneId of_piece = kWrapped || (kReadsDirectly && MS_CUT) ? lane_id(lane_anew(id.lane)) : id;
     if (kPacked || p.seqlen > 0) scan_piece(params, shared, of_piece, self);
     if (!kPacked && hands_out_state(params, piece)) store_state(p, shared, id, self);
-    begin = piece.next;
+#if defined(MS_WRAPPED)
+    if (piece.end < params.tiles_per_row) leave_state(params, this_slot(params), id, self.state);
+#endif
+    at = after_piece(piece);
     __syncwarp();  // the next piece is written over this one
-  } while (begin < slot_range(params, this_slot(params)).end);
+  } while (!is_over(slot_range(params, this_slot(params)), at));
 }
 
 }  // namespace mamba_scan

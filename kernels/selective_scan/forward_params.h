@@ -33,12 +33,12 @@ struct TileSteps {
 // a block then, as may whole rows (MS_ABREAST in warp_tile.cuh). In relay.cu and relay_served.cu a slot is a whole row,
 // and a block, and in served.cu a whole row too, four to a block.
 //
-// Where relay_served.cu has more rows than multiprocessors have blocks, but not a multiple of that, the last ones would
-// leave most multiprocessors idle. Its slots are ranges then, too (MS_WRAPPED), at least as long as a row, and each
-// begins with its last piece: a row that it shares with the slot after it is scanned from its begin there and then, and
-// its end by the slot after it last of all, when what is handed on, in carry_state, has long been there. (R.
-// McNaughton, Scheduling with deadlines and loss functions, 1959, section 3.) A block waits for one of a lower number
-// only, which has started before it.
+// Where there are more rows than run at a time, but not a multiple of that, the last ones would leave most
+// multiprocessors idle. Slots of forward.cu, served.cu and relay_served.cu can be ranges then that need no carries
+// (MS_WRAPPED): at least as long as a row, and each begins with its last piece. A row that it shares with the slot
+// after it is scanned from its begin there and then, and its end by the slot after it last of all, when what is handed
+// on, in carry_state, has long been there. (R. McNaughton, Scheduling with deadlines and loss functions, 1959, section
+// 3.) A slot waits for the one before it only, whose block is its own or has started before it.
 struct SelectiveScanForwardParams {
   SelectiveScanProblem problem;
   TileSteps u_steps, delta_steps, z_steps, y_steps, B_steps, C_steps;  // zero where no pointers are used
@@ -57,9 +57,9 @@ struct SelectiveScanForwardParams {
   // slot's begin.
   float* carry_state;
   float* carry_delta;
-  // With MS_WRAPPED relay_served.cu itself leaves in carry_state, in the order of relay_turn.cuh, the state after a
-  // slot's last piece, if the row goes on in another slot; there is no carry_delta. And here, zero before the launch,
-  // it says when that state is there.
+  // With MS_WRAPPED the kernel that scans itself leaves in carry_state, in the same order, the state after a slot's
+  // last piece, if the row goes on in another slot; there is no carry_delta. And here, zero before the launch, it says
+  // when that state is there.
   unsigned* carry_ready;
   // More states than one launch holds are scanned in slices, one launch after another (MS_SLICE in warp_tile.cuh).
   // `problem` is then a slice's, and this the sums over the states of the slices before it, fp32, for all steps:

@@ -34,6 +34,7 @@
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
 #include "selective_scan/tile_values.cuh"
+#include "selective_scan/wrapped.cuh"
 
 namespace mamba_scan {
 namespace {
@@ -103,20 +104,6 @@ __device__ __forceinline__ void leave_piece() { barrier_wait<32 * (kWarps + kSer
 
 // ---- the scanning warps ----
 
-// Of a row that is scanned in two pieces: the state between them, on to the block of the second one.
-__device__ __forceinline__ void leave_state(const SelectiveScanForwardParams& params, LaneId id, const States& state) {
-  write_handed(params.carry_state + static_cast<Index>(blockIdx.x) * (kHeld * 32), id, state);
-  __syncwarp();
-  if (id.lane == 0) flag_set(params.carry_ready + blockIdx.x);
-}
-
-__device__ __forceinline__ void await_state(const SelectiveScanForwardParams& params, LaneId id, States& state) {
-  const int before = static_cast<int>(blockIdx.x) - 1;
-  if (id.lane == 0) flag_wait(params.carry_ready + before);
-  __syncwarp();
-  read_handed(params.carry_state + static_cast<Index>(before) * (kHeld * 32), id, state);
-}
-
 // What scanning warps do before anyone waits for them: the first, what the piece starts from, which it reads while
 // others are still busy with the piece before; the second, what servers need. first: of the block's pieces.
 __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& params, const Piece& piece, bool first,
@@ -132,7 +119,7 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
     for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
                    [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] : 0.0f; });
     if (kWrapped && piece.begin > 0) {
-      await_state(params, id, self.state);
+      await_state(params, static_cast<int>(blockIdx.x), id, self.state);
     } else {
       start_state(p, row, row.batch, id, self);
     }
@@ -269,7 +256,7 @@ __device__ __forceinline__ void leave_row(const SelectiveScanForwardParams& para
   read_handed(block.handed[warp], id, self.state);
 #if defined(MS_WRAPPED)
   if (block.piece.end < params.tiles_per_row) {
-    leave_state(params, id, self.state);
+    leave_state(params, static_cast<int>(blockIdx.x), id, self.state);
   } else {
     store_state(params.problem, block.piece.row, block.piece.row.batch, id, self);
   }
@@ -587,13 +574,13 @@ extern "C" __global__ void __launch_bounds__(32 * (kWarps + kServers), MS_MIN_BL
   MS_DYNAMIC_SHARED(uint4, memory);
   Block& block = *reinterpret_cast<Block*>(memory);
 #if defined(MS_WRAPPED)
-  int end = slot_range(params, static_cast<int>(blockIdx.x)).end;
+  int at = first_of(slot_range(params, static_cast<int>(blockIdx.x)));
 #pragma unroll 1
   do {
-    const auto of_block = slot_range(params, static_cast<int>(blockIdx.x));
-    scan_piece(params, piece_until(params, of_block.begin, end), end == of_block.end, block);
-    end = block.piece.next - block.piece.end + block.piece.begin;  // where the piece begins, counted over all rows
-  } while (end > slot_range(params, static_cast<int>(blockIdx.x)).begin);
+    const Range slot = slot_range(params, static_cast<int>(blockIdx.x));
+    scan_piece(params, next_piece(params, slot, at), at == first_of(slot), block);
+    at = after_piece(block.piece);
+  } while (!is_over(slot_range(params, static_cast<int>(blockIdx.x)), at));
 #else
   scan_piece(params, {row_of(params, static_cast<int>(blockIdx.x)), 0, params.tiles_per_row, 0}, true, block);
 #endif

@@ -2,11 +2,10 @@
 #pragma once
 
 #include "selective_scan/step_inputs.cuh"
+#include "selective_scan/wrapped.cuh"
 
 namespace mamba_scan {
 namespace {
-
-using States = float[kChannels][kStates];
 
 // A lane hands its states on in vectors; those of adjacent lanes are adjacent.
 constexpr int kHeld = kChannels * kStates;

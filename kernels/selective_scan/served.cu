@@ -2,8 +2,8 @@
 // scheduler to itself leaves it idle whenever it waits, and in forward.cu it waits at every tile: for copies, for what
 // it has just written to shared memory, for its stores to start. Here another warp does all that for it, meanwhile.
 //
-// Grid: a block for every kPairs rows. Block: kPairs warps that scan a row each, and kPairs that serve them. Of a row's
-// tiles t:
+// Grid: a block for every kPairs rows or, with MS_WRAPPED, slots: ranges of rows (forward_params.h). Block: kPairs
+// warps that scan a row or slot each, and kPairs that serve them. Of a piece's tiles t:
 //
 //   server    await t, done(t - 2) | expand B, C; delta, u of t | ready(t) | store outputs of t - 2, copy t + 2
 //   scanner                                                       ready(t) | steps of t | done(t)
@@ -30,6 +30,7 @@
 #include "selective_scan/step_inputs.cuh"
 #include "selective_scan/tile_copy.cuh"
 #include "selective_scan/tile_outputs.cuh"
+#include "selective_scan/wrapped.cuh"
 
 namespace mamba_scan {
 namespace {
@@ -82,34 +83,36 @@ __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const 
 }
 
 // What is known about the row is in registers here, of which there are enough.
-__device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, Pair& memory, unsigned pair,
-                                      LaneId id) {
+__device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, const Piece& piece, Pair& memory,
+                                      unsigned pair, LaneId id) {
   const SelectiveScanProblem& p = params.problem;
+  if (id.lane == 0) memory.shared.piece = piece;
+  __syncwarp();
   const Row row = memory.shared.piece.row;
+  const int first_tile = piece.begin, tiles = piece.end - first_tile;
   TileCopies<true, kTilesAhead - 1> copies(params, memory.shared, id.lane);
   DeltaReader delta;
   delta.load(p, row, id);
   for (ReadyTile& tile : memory.tile) clear_padding(tile.expanded, id.lane);
   // Where this lane stores its first chunk of the next whole tile.
-  char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, 0, id.lane));
-  const int tiles = params.tiles_per_row;
+  char* y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, first_tile, id.lane));
 #pragma unroll 1
   for (int t = 0; t < tiles + kTilesAhead; ++t) {
     Stage* stage = nullptr;
     if (t < tiles) stage = &copies.await(memory.shared);
     if (t >= kTilesAhead) barrier_wait<kOfPair>(done(pair, t));
     if (t < tiles) {
-      const int existing = copies.is_whole(t) ? kTile : steps_of_tile(p, t);
+      const int tile = first_tile + t, existing = copies.is_whole(tile) ? kTile : steps_of_tile(p, tile);
       make_ready(p, row, existing, *stage, id, delta, memory.tile_of(t));
       barrier_arrive<kOfPair>(ready(pair, t));
     }
     if (t >= kTilesAhead) {
-      const int before = t - kTilesAhead;
-      const Element* outputs = memory.stage_of(before).u;
-      if (copies.is_whole(before)) {
-        store_whole(outputs, y, params, row, before, id.lane);
+      const Element* outputs = memory.stage_of(t - kTilesAhead).u;
+      const int tile = first_tile + t - kTilesAhead;
+      if (copies.is_whole(tile)) {
+        store_whole(outputs, y, params, row, tile, id.lane);
       } else {
-        store_part(outputs, p.y, row, static_cast<Index>(before) * kTile, steps_of_tile(p, before), id.lane);
+        store_part(outputs, p.y, row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
       }
       __syncwarp();  // the next copy goes there
     }
@@ -150,25 +153,34 @@ __device__ __forceinline__ void scan_group(const ReadyTile& tile, Stage& stage, 
   if (stores_outputs(id)) keep_outputs<false>(stage.u, own, id, 0, kSteps, out);
 }
 
-__device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, Pair& memory, unsigned pair, LaneId id) {
+__device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, int slot, const Piece& piece,
+                                     Pair& memory, unsigned pair, LaneId id) {
   const SelectiveScanProblem& p = params.problem;
-  const Row row = memory.shared.piece.row;
+  const Row& row = piece.row;
   Lane self;
   load_lane(p, row, id, self);
-  start_state(p, memory.shared, id, self);
+  if (kWrapped && piece.begin > 0) {
+    await_state(params, slot, id, self.state);
+  } else {
+    start_state(p, row, row.batch, id, self);
+  }
   OfRow of_row;
   of_row.load(p, row, id);
-  const int whole_end = static_cast<int>(p.seqlen / kTile);
+  const int whole_end = static_cast<int>(p.seqlen / kTile), tiles = piece.end - piece.begin;
 #pragma unroll 1
-  for (int t = 0; t < params.tiles_per_row; ++t) {
-    const int existing = t < whole_end ? kTile : steps_of_tile(p, t);
+  for (int t = 0; t < tiles; ++t) {
+    const int tile = piece.begin + t, existing = tile < whole_end ? kTile : steps_of_tile(p, tile);
     barrier_wait<kOfPair>(ready(pair, t));
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kSteps)
       scan_group(memory.tile_of(t), memory.stage_of(t), first, existing, id, of_row, self);
     barrier_arrive<kOfPair>(done(pair, t));
   }
-  store_state(p, memory.shared, id, self);
+  if (kWrapped && piece.end < params.tiles_per_row) {
+    leave_state(params, slot, id, self.state);
+  } else {
+    store_state(p, row, row.batch, id, self);
+  }
 }
 
 }  // namespace
@@ -177,18 +189,28 @@ extern "C" __global__ void __launch_bounds__(64 * kPairs, MS_MIN_BLOCKS)
     selective_scan_served(const SelectiveScanForwardParams params) {
   MS_DYNAMIC_SHARED(uint4, all);
   const unsigned warp = threadIdx.x / 32, pair = warp % kPairs;
-  const bool serves = warp >= kPairs;
   const int slot = static_cast<int>(blockIdx.x * kPairs + pair);
   if (slot >= params.slots) return;
   Pair& memory = reinterpret_cast<Pair*>(all)[pair];
   const LaneId id = lane_id();
-  if (serves && id.lane == 0) memory.shared.piece = {row_of(params, slot), 0, params.tiles_per_row, 0};
-  barrier_wait<kOfPair>(ready(pair, 0));
-  if (serves) {
-    serve(params, memory, pair, id);
-  } else {
-    scan(params, memory, pair, id);
-  }
+  const auto scan_piece = [&](const Piece& piece) {
+    if (warp >= kPairs) {
+      serve(params, piece, memory, pair, id);
+    } else {
+      scan(params, slot, piece, memory, pair, id);
+    }
+  };
+#if defined(MS_WRAPPED)
+  int at = first_of(slot_range(params, slot));
+#pragma unroll 1
+  do {
+    const Piece piece = next_piece(params, slot_range(params, slot), at);
+    scan_piece(piece);
+    at = after_piece(piece);
+  } while (!is_over(slot_range(params, slot), at));
+#else
+  scan_piece({row_of(params, slot), 0, params.tiles_per_row, 0});
+#endif
 }
 
 }  // namespace mamba_scan

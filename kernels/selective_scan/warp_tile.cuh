@@ -23,7 +23,7 @@
 //   MS_SERVED            1: served.cu and relay_served.cu, where others move tiles for the warps that scan
 //   MS_ROW_VECTOR        of whole_rows.cu, which alone has it: elements that rows of steps begin with a multiple of;
 //                        likewise MS_BULK, 1: copies in bulk
-//   MS_WRAPPED           of relay_served.cu, if at all: slots are ranges of rows (forward_params.h)
+//   MS_WRAPPED           if at all: slots are ranges of rows, and go round (forward_params.h)
 //   MS_ABREAST           adjacent rows of a block that go through their tiles in step: 1, but in forward.cu also 2 or 4
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time

@@ -13,10 +13,11 @@ namespace {
 std::string kind_of(const nlohmann::ordered_json& candidate) {
   const auto text = [&](const char* name) { return std::to_string(candidate.at(name).get<int>()); };
   const std::string channels = text("channels") + " channels, ";
-  const bool turns = candidate.at("warps") != 1, cut = candidate.at("cut").get<bool>();
-  std::string time = turns ? "turns of " + text("warps") + " warps" : cut ? "cut in time" : "whole";
+  const bool turns = candidate.at("warps") != 1, wrapped = candidate.at("wrapped").get<bool>();
+  const char* dealt_out = candidate.at("cut").get<bool>() ? "cut in time" : wrapped ? "in even shares" : "whole";
+  std::string time = turns ? "turns of " + text("warps") + " warps" : dealt_out;
   if (candidate.at("served").get<bool>()) time += ", served";
-  if (turns && cut) time += ", in even shares";
+  if (turns && wrapped) time += ", in even shares";
   if (candidate.at("whole_rows").get<bool>()) time += ", side by side";
   if (candidate.at("abreast") != 1) time += ", " + text("abreast") + " abreast";
   return channels + time;

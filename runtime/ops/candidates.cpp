@@ -36,6 +36,13 @@ bool can_have_blocks_of_rows(const SelectiveScanProblem& p) {
   return !p.is_complex && !p.chunk_invariant && p.cu_seqlens == nullptr && !p.B.constant && !p.C.constant;
 }
 
+bool can_share_out(const SelectiveScanProblem& problem, const ForwardVariant& v) {
+  constexpr int kMemoryBytes = 64;
+  if (v.seq_contiguous) return true;
+  const int columns = v.kernel() == ScanKernel::kRelayServed ? v.tile_columns() : kMemoryBytes / element_size(v.dtype);
+  return v.tile_columns() % columns == 0 && fills_sectors(problem.y, problem, false, v.tile_columns());
+}
+
 void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                      const ForwardVariant& variant, Index slots, double clocks, Best& best) {
   Candidate c;

@@ -37,6 +37,12 @@ double memory_clocks(const ForwardVariant& v, Index rows, Index slots, const Sel
 // chunk_invariant, and B and C that vary.
 bool can_have_blocks_of_rows(const SelectiveScanProblem& p);
 
+// Can rows be shared out evenly among slots? Not where rows beside each other share sectors, or what memory reads of
+// two sectors at once: they no longer are at the same step then. In us on an H100, whole and shared out: 47, 3244, 990
+// with 5 states 510 and 998; 8, 2048, 5120 by served.cu, whose two lanes of a channel make rows of a sector each, 438
+// and 551. A multiprocessor that has one row at a time, of relay_served.cu, reads half of what it could for nothing.
+bool can_share_out(const SelectiveScanProblem& problem, const ForwardVariant& v);
+
 // By a kernel that has a block for every slot, and takes so many clocks if memory keeps up.
 void consider_blocks(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                      const ForwardVariant& variant, Index slots, double clocks, Best& best);

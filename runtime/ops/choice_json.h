@@ -22,7 +22,8 @@ inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 
      {"abreast", &PlanChoice::abreast}}};
 
 inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
-  nlohmann::ordered_json json = {{"cut", choice.cut}, {"served", choice.served}, {"whole_rows", choice.whole_rows}};
+  nlohmann::ordered_json json = {
+      {"cut", choice.cut}, {"wrapped", choice.wrapped}, {"served", choice.served}, {"whole_rows", choice.whole_rows}};
   for (const auto& [name, number] : kChoiceNumbers) json[name] = choice.*number;
   return json;
 }
@@ -31,6 +32,7 @@ inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
 inline PlanChoice choice_from_json(const nlohmann::ordered_json& json) {
   PlanChoice choice;
   choice.cut = json.at("cut").get<bool>();
+  choice.wrapped = json.at("wrapped").get<bool>();
   choice.served = json.at("served").get<bool>();
   choice.whole_rows = json.at("whole_rows").get<bool>();
   for (const auto& [name, number] : kChoiceNumbers) choice.*number = json.at(name).get<std::int16_t>();

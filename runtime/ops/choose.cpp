@@ -36,12 +36,13 @@ bool has_details(const PlanChoice& choice) {
 PlanChoice simple_choice(const ForwardVariant& v, std::int16_t slices) {
   return {.lanes = v.lanes,
           .channels = v.channels,
-          .cut = v.cut || v.wrapped,
+          .cut = v.cut,
           .warps = v.warps,
           .slices = slices,
           .served = v.served,
           .abreast = v.abreast,
-          .whole_rows = v.row_vector > 0};
+          .whole_rows = v.row_vector > 0,
+          .wrapped = v.wrapped};
 }
 
 bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {

@@ -135,7 +135,7 @@ void consider_relay_served_rows(const SelectiveScanProblem& problem, const drive
     consider_blocks(problem, device, v, slots, clocks, best);
   };
   consider(rows);
-  if (!v.seq_contiguous && !fills_sectors(problem.y, problem, false, v.tile_columns())) return;
+  if (!can_share_out(problem, v)) return;
   for (Index blocks = 1; blocks <= resident && blocks * sms < rows; ++blocks) consider(blocks * sms);
 }
 

@@ -73,9 +73,23 @@ void consider_served(const SelectiveScanProblem& problem, const driver::DeviceRe
     if (!set_served_tile(problem, device, wanted.tile == 0, v)) return;
     if (wanted.unroll > 0) v.unroll = std::min(wanted.unroll, v.tile);
     if (v.channels > 1 && is_shifted(v)) return;
-    c.clocks = bounded_by_memory(clocks_served(v, c.rows, problem.seqlen, sms),
-                                 memory_clocks(v, c.rows, c.slots, problem, device));
-    best.consider(c);
+    const auto consider = [&] {
+      c.clocks = bounded_by_memory(clocks_served(v, c.rows, c.slots, problem.seqlen, sms),
+                                   memory_clocks(v, c.rows, c.slots, problem, device));
+      best.consider(c);
+    };
+    consider();
+    const Index at_a_time = v.scan_slots() * blocks * sms;
+    v.wrapped = true;
+    c.slots = at_a_time;
+    // Rows that begin anywhere are moved too slowly by two blocks at once, or of 32 channels: in us on an H100, where
+    // forward.cu took 174 and 90, 8, 1001, 2560 with everything took 227, and 62, 306, 405 129. It besides has outputs
+    // wait for whole sectors of memory, which binds few states.
+    constexpr int kFewOfChannel = 8;
+    const bool fills = fills_sectors(problem.y, problem, v.seq_contiguous, v.tile_columns());
+    const bool is_slow =
+        (is_unaligned(v.u_access) && (blocks == 2 || v.lanes == 1)) || (v.dstate <= kFewOfChannel && !fills);
+    if (at_a_time < c.rows && can_share_out(problem, v) && (!is_slow || best.wants(v))) consider();
   }
 }
 

@@ -36,8 +36,10 @@ double in_waves(Index total, Index resident, const Of& of) {
 
 // ---- instructions, and what else keeps a warp's next one waiting, of one step ----
 
-constexpr double kStart = 10400;      // of a launch, until its first tile has come, and from its last one
-constexpr double kNextLaunch = 8000;  // about 4 us: its start, its cold instructions
+constexpr double kStart = 10400;         // of a launch, until its first tile has come, and from its last one
+constexpr double kClearingFlags = 7000;  // of wrapped slots: a launch of its own
+constexpr double kNextPiece = 6000;      // of theirs
+constexpr double kNextLaunch = 8000;     // about 4 us: its start, its cold instructions
 
 // Chunks that a lane copies of a tile of u, delta, z or y, which are moved as `access` says.
 double chunks_of_lane(const ForwardVariant& v, Access access) {
@@ -160,7 +162,8 @@ double waiting_abreast(const ForwardVariant& v) {
   if (v.abreast == 1) return 1;
   const bool is_narrow = v.cut && !v.seq_contiguous && v.tile_columns() * element_size(v.dtype) < kSectorBytes;
   if (is_narrow && !v.has_z) return 0.97;
-  return v.y_access == Access::kVectors ? 1.08 : 1.12;
+  constexpr int kFew = 8;  // states, which wait for memory anyway
+  return v.y_access == Access::kVectors && v.dstate <= kFew ? 1.08 : 1.12;
 }
 
 // Of what memory could do: less by short rows of few states, which memory holds up most.
@@ -171,6 +174,10 @@ double reached_of_memory(const ForwardVariant& v) {
   if (v.tile_columns() * element_size(v.dtype) > kShort) return 0.8;
   return v.seq_contiguous ? 0.65 : 0.7;
 }
+
+// Of each row that is moved in windows, or piece of one: its last tile, which is hardly ever whole, and the first of
+// the next one. Fitted to three scans on an H200, all of one lane.
+double clocks_of_row(const ForwardVariant& v) { return v.u_access == Access::kWindows ? 13000.0 / v.lanes : 0; }
 
 }  // namespace
 
@@ -198,11 +205,20 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
   const auto step_of = [&](Index warps) { return clocks_per_step(v, static_cast<int>(ceil_div(warps, 4))); };
   const Index of_sm = ceil_div(rows, sms * v.abreast) * v.abreast;
   const double per_step = in_waves(of_sm, resident, step_of);
-  // Their last tile, which is hardly ever whole, and the first of the next row. Fitted to three scans on an H200.
-  constexpr double kOfRow = 13000;
-  const double of_rows =
-      has_long_windows(v) && v.lanes == 1 ? kOfRow * static_cast<double>(ceil_div(of_sm, resident)) : 0;
-  return per_step * static_cast<double>(seqlen) + of_rows + kStart;
+  const double of_row = has_long_windows(v) && v.lanes == 1 ? clocks_of_row(v) : 0;
+  return per_step * static_cast<double>(seqlen) + static_cast<double>(ceil_div(of_sm, resident)) * of_row + kStart;
+}
+
+// Fitted to 21 scans on an H100. Where rows run whole, those that are through make room for others one by one; here all
+// of a scheduler's warps are there until the end, and the more they are, the longer a step takes than that model says;
+// one that is alone waits for all by itself.
+double clocks_wrapped(const ForwardVariant& v, Index rows, Index slots, Index seqlen, Index sms) {
+  constexpr double kAlone = 1.1, kOfWarp = 0.025;
+  const double of_slot = static_cast<double>(rows) / static_cast<double>(slots);
+  const auto warps = static_cast<int>(ceil_div(slots, 4 * sms));
+  const double longer = warps == 1 ? kAlone : 1 + kOfWarp * warps;
+  const double steps = longer * static_cast<double>(seqlen) * clocks_per_step(v, warps);
+  return of_slot * (steps + kNextPiece) + (of_slot + 1) * clocks_of_row(v) + kStart + kClearingFlags;
 }
 
 double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
@@ -221,11 +237,17 @@ double clocks_cut(const ForwardVariant& v, Index rows, Index slots, int warps, I
   return (copies_words ? 1.35 : 1) * steps * of_step + 2 * kStart + carries * kCarry;
 }
 
-double clocks_served(const ForwardVariant& v, Index rows, Index seqlen, Index sms) {
+double clocks_served(const ForwardVariant& v, Index rows, Index slots, Index seqlen, Index sms) {
   constexpr double kOfTwo = 1.7;     // blocks at once, in the time of one
   constexpr double kWithMore = 1.1;  // where other kernels have enough warps too, and take less than the model says
   const Index enough = has_long_shared_tiles(v) ? 6 : 2;  // blocks
   const auto of = [&](Index blocks) { return blocks < 2 ? static_cast<double>(blocks) : kOfTwo; };
+  if (v.wrapped) {  // fitted to 16 scans on an H100
+    constexpr double kAllBusy = 1.07;
+    const double of_slot = static_cast<double>(rows) / static_cast<double>(slots);
+    const double steps = kAllBusy * static_cast<double>(seqlen) * of(v.min_blocks) * served_clocks_per_step(v);
+    return of_slot * (steps + kNextPiece) + kStart + kClearingFlags;
+  }
   const Index blocks = ceil_div(ceil_div(rows, Index{v.scan_slots()}), sms);
   const double rounds = in_waves(blocks, v.min_blocks, of) * (blocks > enough ? kWithMore : 1);
   return rounds * static_cast<double>(seqlen) * served_clocks_per_step(v) + kStart;
@@ -282,11 +304,10 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, Index slots, 
       kOnce + kOnceOfOption * options + (moves_vectors(v) ? 0 : kOnceUnaligned) + kNextBlocks * more * more;
   const auto tiles = static_cast<double>(ceil_div(seqlen, v.tile));
   if (v.wrapped) {
-    // Fitted to 23 scans on an H200, 4 % off: clearing the flags is a launch of its own, and all multiprocessors are
-    // busy.
-    constexpr double kFlags = 7000, kAllBusy = 1.05;
+    constexpr double kAllBusy = 1.05;  // multiprocessors. Fitted to 23 scans on an H200, 4 % off
+
     const double of_slot = static_cast<double>(rows) / static_cast<double>(slots);
-    return kFlags + starts + kAllBusy * (next_round * of_slot + tiles * of_slot * round(blocks));
+    return kClearingFlags + starts + kAllBusy * (next_round * of_slot + tiles * of_slot * round(blocks));
   }
   const double rounds = static_cast<double>(ceil_div(blocks, resident) - 1);
   return starts + next_round * rounds + tiles * in_waves(blocks, resident, round);

@@ -21,12 +21,16 @@ MAMBA_SCAN_API double carry_clocks_per_step(const ForwardVariant& variant, int w
 // whose rows go abreast those that they have room for count.
 double clocks_uncut(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
 
+// The same where whole rows and parts of them are shared out evenly among `slots` warps, which run all at once, as many
+// of each scheduler.
+double clocks_wrapped(const ForwardVariant& variant, Index rows, Index slots, Index seqlen, Index sms);
+
 // The same cut into `slots` equal shares that run all at once, `warps` of a scheduler.
 double clocks_cut(const ForwardVariant& variant, Index rows, Index slots, int warps, Index seqlen);
 
 // `rows` rows by served.cu, of which each of `sms` multiprocessors runs as many blocks at a time as the variant says,
-// one or two. Fitted to 40 scans on an H200.
-double clocks_served(const ForwardVariant& variant, Index rows, Index seqlen, Index sms);
+// one or two; or, wrapped, in so many slots. Fitted to 40 scans on an H200.
+double clocks_served(const ForwardVariant& variant, Index rows, Index slots, Index seqlen, Index sms);
 
 // `rows` rows by relay.cu, whose blocks have a row each and run `resident` at a time on each of `sms` multiprocessors.
 double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);

@@ -32,7 +32,7 @@ struct ForwardVariant {
   std::int16_t channels = 4;
   std::int16_t warps = 1;       // that scan in a block: of relay.cu and relay_served.cu more than one
   bool served = false;          // served.cu, relay_served.cu: others move tiles for the warps that scan
-  bool wrapped = false;         // relay_served.cu: a slot is a range of rows, and goes round (forward_params.h)
+  bool wrapped = false;         // a slot is a range of rows, and goes round (forward_params.h)
   std::int16_t abreast = 1;     // adjacent rows of a block of forward.cu, which go through their tiles in step
   std::int16_t row_vector = 0;  // of whole_rows.cu: elements that rows begin with a multiple of; 0: another kernel
   bool bulk = false;            // whole_rows.cu copies in bulk

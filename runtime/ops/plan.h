@@ -65,7 +65,7 @@ MAMBA_SCAN_API unsigned prepare_blocks(const SlicePlan& plan);
 struct PlanChoice {
   std::int16_t lanes = 0;
   std::int16_t channels = 1;
-  bool cut = false;  // of relay_served.cu: wrapped, as in ForwardVariant
+  bool cut = false;
   // As in ForwardVariant. 0: as plan_forward() would have it.
   std::int16_t tile = 0;
   std::int16_t unroll = 0;
@@ -76,6 +76,7 @@ struct PlanChoice {
   bool served = false;       // served.cu, relay_served.cu
   std::int16_t abreast = 1;  // as in ForwardVariant
   bool whole_rows = false;   // whole_rows.cu, whose tile is what it unrolls
+  bool wrapped = false;      // as in ForwardVariant: of forward.cu, served.cu and relay_served.cu
 
   ScanKernel kernel() const { return scan_kernel(warps, served, whole_rows); }
   auto operator<=>(const PlanChoice&) const = default;

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -40,9 +41,9 @@ class DrawnPlan {
   DrawnPlan(const SelectiveScanProblem& problem, const DeviceContext& device, std::mt19937& random)
       : problem_(problem), tuning_(device_tuning(device)) {
     // A kernel first: some have many more choices than others.
-    std::map<std::pair<ScanKernel, bool>, std::vector<PlanChoice>> kinds;
+    std::map<std::tuple<ScanKernel, bool, bool>, std::vector<PlanChoice>> kinds;
     for (const auto& [choice, clocks] : plan_choices(problem, device.report))
-      kinds[{choice.kernel(), choice.cut}].push_back(choice);
+      kinds[{choice.kernel(), choice.cut, choice.wrapped}].push_back(choice);
     const auto draw = [&](std::size_t count) {
       return std::uniform_int_distribution<std::ptrdiff_t>(0, static_cast<std::ptrdiff_t>(count) - 1)(random);
     };

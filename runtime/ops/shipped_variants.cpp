@@ -142,6 +142,20 @@ std::vector<jit::Variant> shipped_variants(int capability) {
     add_served(DType::kFloat16, false, 4, 1, full);
     add_served(DType::kFloat16, full, 16, 2, full);
   }
+  // Rows that are no whole rounds of the multiprocessors, shared out evenly.
+  constexpr Index kUneven = 9;
+  const auto add_shared_out = [&](const SelectiveScanProblem& problem, std::int16_t lanes, bool served) {
+    const PlanChoice choice{.lanes = lanes, .served = served, .wrapped = true};
+    add_plan(plan_forward(problem, device, &choice));
+  };
+  for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16}) {
+    for (bool seq_last : {false, true}) {
+      add_shared_out(layer_of(dtype, seq_last, kUneven, 2048, false), 1, false);
+      add_shared_out(problem_of(dtype, seq_last, 16, kUneven, 2048, false, false, {}), 1, false);
+    }
+    for (bool served : {false, true}) add_shared_out(layer_of(dtype, true, kUneven, 2048, false), 2, served);
+  }
+  add_shared_out(problem_of(DType::kFloat16, false, 8, kUneven, 2048, true, false, {}), 1, true);
   // Few states of many rows that begin in the middle of a sector: these go abreast, or wait for the rest of it. Where
   // channels are adjacent and begin anywhere, lanes move them directly.
   const auto with_longer_rows = [](SelectiveScanProblem problem, Index elements) {
@@ -190,7 +204,7 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   const auto add_shares = [&](DType dtype, bool seq_last, bool full) {
     auto problem = problem_of(dtype, seq_last, 16, kFew, 4096, full, false, {});
     problem.dim = 2560;  // strides are of no importance to them
-    const PlanChoice shares{.lanes = 2, .cut = true, .warps = 8, .served = true};
+    const PlanChoice shares{.lanes = 2, .warps = 8, .served = true, .wrapped = true};
     add_plan(plan_forward(problem, device, &shares));
   };
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})

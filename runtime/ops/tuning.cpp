@@ -87,10 +87,17 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
         for (const bool cut : {false, true})
           for (const std::int16_t abreast : {1, 2, 4})
             add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices, .abreast = abreast});
+        add({.lanes = lanes, .channels = channels, .slices = slices, .wrapped = true});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
+        add({.lanes = lanes, .channels = channels, .slices = slices, .served = true, .wrapped = true});
         for (const std::int16_t warps : {4, 8, 16})
-          for (const auto& [served, cut] : {std::pair{false, false}, {true, false}, {true, true}})
-            add({.lanes = lanes, .channels = channels, .cut = cut, .warps = warps, .slices = slices, .served = served});
+          for (const auto& [served, wrapped] : {std::pair{false, false}, {true, false}, {true, true}})
+            add({.lanes = lanes,
+                 .channels = channels,
+                 .warps = warps,
+                 .slices = slices,
+                 .served = served,
+                 .wrapped = wrapped});
       }
   };
   for (Index slices = usual_slices(problem);; slices = fewer_slices(slices)) {

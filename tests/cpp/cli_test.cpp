@@ -190,6 +190,25 @@ TEST_F(CliTest, WarmCompilesAndABrokenEntryIsFoundAndRemoved) {
   EXPECT_TRUE(contains(broken.out, "failed")) << broken.out;
 }
 
+TEST_F(CliTest, TuneSaysHowRowsAreDealtOut) {
+  if (!platform::environment_variable("MAMBA_SCAN_NVRTC")) GTEST_SKIP() << "MAMBA_SCAN_NVRTC names no NVRTC";
+  test::write_empty_kernels(scratch / "kernels");
+  const test::ScopedVariable sources("MAMBA_SCAN_KERNEL_DIR", scratch / "kernels");
+  const auto tune = [&](const char* batch, const char* candidates) {
+    const Outcome outcome = run(
+        {"tune", "--batch", batch, "--seqlen", "512", "--dim", "640", "--layout", "bdl", "--candidates", candidates},
+        "devices=90:8:H100");
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.out;
+  };
+  const std::string many = tune("9", "12"), one = tune("1", "40");
+  EXPECT_TRUE(contains(many, "channels, in even shares, tile")) << many;
+  EXPECT_TRUE(contains(many, "channels, in even shares, served, tile")) << many;
+  EXPECT_TRUE(contains(many, "channels, whole, ")) << many;
+  EXPECT_TRUE(contains(one, "channels, turns of 8 warps, served, in even shares, ")) << one;
+  EXPECT_TRUE(contains(one, "channels, cut in time, ")) << one;
+}
+
 TEST_F(CliTest, TheSelfTestOfTheCpuPassesAndPrintsErrors) {
   const Outcome test = run({"scan", "--self-test", "--cpu-only", "--problems", "4", "--seed", "7"});
   EXPECT_EQ(test.code, 0) << test.out << test.err;

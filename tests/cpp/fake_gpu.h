@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "../fakes/fake_cuda.h"
+#include "driver/memory.h"
 #include "empty_kernels.h"
 #include "jit_test_support.h"
+#include "ops/runtime.h"
 #include "ops/selective_scan.h"
 #include "platform/environment.h"
 
@@ -48,6 +50,16 @@ struct HostScratch : ops::ScratchAllocator {
   void* allocate(std::size_t bytes) override {
     memory.resize(bytes);
     return memory.data();
+  }
+};
+
+// Memory of the devices, in which something stands.
+struct DeviceScratch : ops::ScratchAllocator {
+  driver::DeviceBuffer memory;
+  void* allocate(std::size_t bytes) override {
+    memory = driver::DeviceBuffer(*ops::runtime().device(0).driver, bytes);
+    memory.fill(0xa5, nullptr);
+    return memory.pointer();
   }
 };
 

@@ -27,7 +27,8 @@ std::string text_of(const test::MeasuredScan& scan) {
 
 bool is_of(const PlanChoice& choice, const test::MeasuredPlan& plan) {
   return choice.lanes == plan.lanes && choice.channels == plan.channels && choice.cut == plan.cut &&
-         choice.warps == plan.warps && choice.served == plan.served && choice.abreast == plan.abreast;
+         choice.wrapped == plan.wrapped && choice.warps == plan.warps && choice.served == plan.served &&
+         choice.abreast == plan.abreast;
 }
 
 // The time of the plan chosen over that of the fastest.

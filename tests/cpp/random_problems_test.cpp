@@ -79,7 +79,7 @@ TEST(RandomProblems, AllTheirKernelsCompile) {
   for (int i = 0; i < kProblems; ++i) {
     const unsigned seed = std::random_device{}();
     const RandomProblem problem(seed);
-    test::HostScratch scratch;
+    test::DeviceScratch scratch;
     EXPECT_NO_THROW(selective_scan_cuda(problem.get(), i % kDevices, nullptr, scratch))
         << problem.text() << "; device " << i % kDevices << ", seed " << seed;
   }

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <vector>
 
-#include "driver/memory.h"
 #include "fake_gpu.h"
 #include "gpu_limits.h"
 #include "ops/plan.h"
@@ -66,7 +65,7 @@ TEST(RelayServedPlan, IsConsistentForRandomProblemsOnEveryDeviceSize) {
       [](int i) {
         const auto lanes = static_cast<std::int16_t>(2 << i / 4 % 4);
         const auto warps = static_cast<std::int16_t>(i / 2 % 2 == 0 ? 4 : 8);
-        return PlanChoice{.lanes = lanes, .cut = i / 16 % 2 == 1, .warps = warps, .served = true};
+        return PlanChoice{.lanes = lanes, .warps = warps, .served = true, .wrapped = i / 16 % 2 == 1};
       },
       expect_consistent);
 }
@@ -134,16 +133,6 @@ TEST(RelayServedPlan, LeavesWhatTheKernelDoesNotServe) {
   EXPECT_FALSE(is_served([](auto& p) { p.seqlen = 8; })) << "a single turn";
 }
 
-// Memory of the device, in which something stands.
-struct UsedScratch : ScratchAllocator {
-  driver::DeviceBuffer memory;
-  void* allocate(std::size_t bytes) override {
-    memory = driver::DeviceBuffer(*runtime().device(0).driver, bytes);
-    memory.fill(0xa5, nullptr);
-    return memory.pointer();
-  }
-};
-
 std::vector<unsigned> flags_at_launch;
 
 void keep_flags(const char* entry, void** arguments) {
@@ -162,7 +151,7 @@ TEST(RelayServedLaunch, ClearsTheFlagsOfRowsInEvenSharesBeforeEveryLaunch) {
   const ForwardPlan plan = plan_forward(p, runtime().device(0).report);
   ASSERT_TRUE(plan.variant.wrapped);
   for (int call = 0; call < 2; ++call) {
-    UsedScratch scratch;
+    test::DeviceScratch scratch;
     test::seen.clear(), flags_at_launch.clear();
     selective_scan_cuda(p, 0, nullptr, scratch);
     ASSERT_EQ(test::seen.size(), 1u);

@@ -226,7 +226,7 @@ TEST(PlanChoices, ImpossibleDetailsAreNotMade) {
   const PlanChoice own = choice_of(plan_forward(p, some_device()));
   for (const auto& [tile, unroll, stages] : std::vector<std::tuple<int, int, int>>{
            {12, 0, 0}, {1024, 0, 0}, {-16, 0, 0}, {0, 3, 0}, {0, 32, 0}, {0, 0, 1}, {0, 0, 99}, {64, 0, 8}}) {
-    PlanChoice wrong{own.lanes, own.channels, own.cut};
+    PlanChoice wrong = without_details(own);
     wrong.tile = static_cast<std::int16_t>(tile);
     wrong.unroll = static_cast<std::int16_t>(unroll);
     wrong.stages = static_cast<std::int16_t>(stages);

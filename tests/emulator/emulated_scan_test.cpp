@@ -252,7 +252,7 @@ TEST(EmulatedKernels, AreAllReached) {
   EXPECT_GE(invariant, 8);
   EXPECT_GE(relays, 30);
   EXPECT_GE(relays_served, 18);
-  EXPECT_GE(wrapped, 6);
+  EXPECT_GE(wrapped, 24);
   EXPECT_GE(served, 20);
   EXPECT_GE(whole_rows, 20);
   EXPECT_GE(abreast, 12);

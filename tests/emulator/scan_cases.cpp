@@ -303,7 +303,7 @@ std::vector<ScanCase> scan_cases() {
   const auto add_wrapped = [&](const char* name, DType dtype, Layout layout, int lanes,
                                std::vector<Index> seqlens) -> ScanCase& {
     ScanCase& scan = add_relay_served(name, dtype, layout, lanes, 8, std::move(seqlens));
-    scan.choice.cut = true;
+    scan.choice.wrapped = true;
     scan.shared_kib = 228, scan.sm_count = 4;
     scan.batch = 2, scan.dim = 37;
     return scan;
@@ -314,7 +314,7 @@ std::vector<ScanCase> scan_cases() {
   add_wrapped("RelayServedWrappedWideChannels", f16, channels, 2, {145, 257});
   add_wrapped("RelayServedWrappedBare", f16, channels, 2, {131}).bare();
   add_wrapped("RelayServedWrappedDense", f16, channels, 2, {133}).spacing = Spacing::kDense;
-  add_wrapped("RelayServedWrappedReverse", bf16, channels, 4, {133}).reverse = true;
+  add_wrapped("RelayServedWrappedReverseChannels", bf16, channels, 4, {133}).reverse = true;
   add_wrapped("RelayServedWrappedInPlace", f32, steps, 4, {133}).state_in_place = true;
   // Eight states of a lane, whose 16 channels four warps serve, or whose 8 two.
   const auto add_wide = [&](const char* name, DType dtype, Layout layout, int lanes,
@@ -415,6 +415,23 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add_served("ServedTuned", f16, steps, 1, 1, {101});
     scan.choice.tile = 8, scan.choice.unroll = 4, scan.choice.stages = 4, scan.choice.min_blocks = 1;
   }
+  // Rows that the pairs of one multiprocessor share out evenly.
+  const auto add_served_shares = [&](const char* name, DType dtype, Layout layout, int lanes, Index dim,
+                                     std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add_served(name, dtype, layout, lanes, 1, std::move(seqlens));
+    scan.choice.wrapped = true, scan.dim = dim, scan.batch = 3;
+    return scan;
+  };
+  add_served_shares("ServedWrappedFloat16Steps", f16, steps, 1, 80, {1, 16, 33, 150});
+  add_served_shares("ServedWrappedFloat32Steps", f32, steps, 2, 56, {71}).dstate = 7;
+  add_served_shares("ServedWrappedBFloat16Channels", bf16, channels, 2, 45, {9, 64, 201});
+  add_served_shares("ServedWrappedOneLane", f16, channels, 1, 77, {130}).bare();
+  add_served_shares("ServedWrappedReverse", f32, channels, 2, 37, {83}).reverse = true;
+  add_served_shares("ServedWrappedInPlace", bf16, steps, 1, 144, {83}).state_in_place = true;
+  {
+    ScanCase& scan = add_served_shares("ServedWrappedDense", bf16, channels, 2, 41, {31, 67, 130});
+    scan.spacing = Spacing::kDense, scan.states_first_B = scan.states_first_C = true;
+  }
 
   // Rows that begin anywhere, which lanes read and write themselves: lengths around groups and tiles,
   // warps with fewer channels than lanes, whole and cut; and a missing step that a bias alone would give a size.
@@ -427,6 +444,30 @@ std::vector<ScanCase> scan_cases() {
     return scan;
   };
   add_direct("DirectFloat32", f32, 3, {1, 2, 15, 16, 17, 31, 32, 33, 65, 101});
+  // Rows that the warps of one multiprocessor share out evenly: of several pieces each, some of which end inside a row.
+  const auto add_shared_out = [&](const char* name, DType dtype, Layout layout, int lanes, Index dstate,
+                                  std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, layout).everything();
+    scan.seqlens = std::move(seqlens), scan.dstate = dstate;
+    scan.batch = 3, scan.dim = 80;
+    scan.choice = {.lanes = static_cast<std::int16_t>(lanes), .wrapped = true};
+    return scan;
+  };
+  add_shared_out("WrappedFloat16Steps", f16, steps, 1, 16, {1, 16, 33, 150});
+  add_shared_out("WrappedFloat32Steps", f32, steps, 2, 13, {17, 101});
+  add_shared_out("WrappedBFloat16Channels", bf16, channels, 1, 5, {9, 64, 257});
+  add_shared_out("WrappedDenseTwoLanes", f16, channels, 2, 16, {150}).spacing = Spacing::kDense;
+  add_shared_out("WrappedWindows", f16, channels, 1, 4, {45, 199}).spacing = Spacing::kDense;
+  add_shared_out("WrappedReverse", bf16, channels, 1, 16, {131}).reverse = true;
+  add_shared_out("WrappedReverseSteps", f16, steps, 1, 16, {131}).reverse = true;
+  add_shared_out("WrappedInPlace", f32, steps, 1, 8, {77}).state_in_place = true;
+  add_shared_out("WrappedBare", f16, channels, 1, 2, {99}).bare();
+  add_shared_out("WrappedConstantB", bf16, steps, 1, 3, {99}).constant_B = true;
+  add_shared_out("WrappedSlices", f16, channels, 8, 80, {41, 75});
+  {
+    ScanCase& scan = add_shared_out("WrappedGroups", f32, steps, 1, 7, {99});
+    scan.dim = 3 * 48, scan.ngroups = 3;
+  }
   add_direct("DirectFloat16", f16, 1, {1, 16, 33, 101});
   add_direct("DirectBFloat16", bf16, 8, {1, 17, 32, 67}).dim = 331;
   add_direct("DirectSixteenStates", f16, 16, {1, 7, 9, 16, 17, 67}).dim = 331;
@@ -831,7 +872,9 @@ std::vector<ScanCase> scan_cases() {
                            "InvariantDense",
                            "InvariantManyStates",
                            "ReverseInvariantFloat16Channels",
-                           "InvariantPacked"}) {
+                           "InvariantPacked",
+                           "WrappedDenseTwoLanes",
+                           "WrappedFloat32Steps"}) {
     ScanCase scan = *std::find_if(cases.begin(), cases.end(), [&](const ScanCase& c) { return c.name == name; });
     scan.name = "Prepared" + scan.name;
     scan.preparation = mamba_scan::ops::Preparation::kAlways;

@@ -45,10 +45,10 @@ def _options_of(case: Case) -> list[str]:
 
 def _line(candidate: dict[str, Any], chosen: bool) -> str:
     turns = candidate["warps"] > 1
-    even = turns and candidate["cut"]  # rows are shared out evenly among blocks
-    time = f"turns of {candidate['warps']} warps" if turns else "cut in time" if candidate["cut"] else "whole"
+    dealt_out = "cut in time" if candidate["cut"] else "in even shares" if candidate["wrapped"] else "whole"
+    time = f"turns of {candidate['warps']} warps" if turns else dealt_out
     time += ", served" * candidate["served"]  # by warps that move tiles for those that scan
-    time += ", in even shares" * even
+    time += ", in even shares" * (turns and candidate["wrapped"])  # of rows, among blocks
     time += ", side by side" * candidate["whole_rows"]  # a warp's rows are one run of memory
     if candidate["abreast"] > 1:
         time += f", {candidate['abreast']} abreast"
