@@ -66,6 +66,13 @@ constexpr int kOfPair = 64;  // threads
 __device__ __forceinline__ unsigned ready(unsigned pair, unsigned t) { return pair * 4 + t % 2; }
 __device__ __forceinline__ unsigned done(unsigned pair, unsigned t) { return pair * 4 + 2 + t % 2; }
 
+// Of the piece at hand.
+__device__ __forceinline__ int first_tile_of(const Pair& memory) { return kWrapped ? memory.shared.piece.begin : 0; }
+
+__device__ __forceinline__ int tiles_of_piece(const SelectiveScanForwardParams& params, const Pair& memory) {
+  return kWrapped ? memory.shared.piece.end - memory.shared.piece.begin : params.tiles_per_row;
+}
+
 // existing: steps of the tile inside the sequence. Those after it leave the state as it is.
 __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const Row& row, int existing, Stage& stage,
                                            LaneId id, DeltaReader& delta, ReadyTile& ready) {
@@ -83,13 +90,11 @@ __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const 
 }
 
 // What is known about the row is in registers here, of which there are enough.
-__device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, const Piece& piece, Pair& memory,
-                                      unsigned pair, LaneId id) {
+__device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, Pair& memory, unsigned pair,
+                                      LaneId id) {
   const SelectiveScanProblem& p = params.problem;
-  if (id.lane == 0) memory.shared.piece = piece;
-  __syncwarp();
   const Row row = memory.shared.piece.row;
-  const int first_tile = piece.begin, tiles = piece.end - first_tile;
+  const int first_tile = first_tile_of(memory), tiles = tiles_of_piece(params, memory);
   TileCopies<true, kTilesAhead - 1> copies(params, memory.shared, id.lane);
   DeltaReader delta;
   delta.load(p, row, id);
@@ -153,30 +158,31 @@ __device__ __forceinline__ void scan_group(const ReadyTile& tile, Stage& stage, 
   if (stores_outputs(id)) keep_outputs<false>(stage.u, own, id, 0, kSteps, out);
 }
 
-__device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, int slot, const Piece& piece,
-                                     Pair& memory, unsigned pair, LaneId id) {
+__device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, int slot, Pair& memory, unsigned pair,
+                                     LaneId id) {
   const SelectiveScanProblem& p = params.problem;
-  const Row& row = piece.row;
+  const Row row = memory.shared.piece.row;
+  const int first_tile = first_tile_of(memory), tiles = tiles_of_piece(params, memory);
   Lane self;
   load_lane(p, row, id, self);
-  if (kWrapped && piece.begin > 0) {
+  if (kWrapped && first_tile > 0) {
     await_state(params, slot, id, self.state);
   } else {
     start_state(p, row, row.batch, id, self);
   }
   OfRow of_row;
   of_row.load(p, row, id);
-  const int whole_end = static_cast<int>(p.seqlen / kTile), tiles = piece.end - piece.begin;
+  const int whole_end = static_cast<int>(p.seqlen / kTile);
 #pragma unroll 1
   for (int t = 0; t < tiles; ++t) {
-    const int tile = piece.begin + t, existing = tile < whole_end ? kTile : steps_of_tile(p, tile);
+    const int tile = first_tile + t, existing = tile < whole_end ? kTile : steps_of_tile(p, tile);
     barrier_wait<kOfPair>(ready(pair, t));
 #pragma unroll 1
     for (int first = 0; first < kTile; first += kSteps)
       scan_group(memory.tile_of(t), memory.stage_of(t), first, existing, id, of_row, self);
     barrier_arrive<kOfPair>(done(pair, t));
   }
-  if (kWrapped && piece.end < params.tiles_per_row) {
+  if (kWrapped && first_tile + tiles < params.tiles_per_row) {
     leave_state(params, slot, id, self.state);
   } else {
     store_state(p, row, row.batch, id, self);
@@ -194,10 +200,13 @@ extern "C" __global__ void __launch_bounds__(64 * kPairs, MS_MIN_BLOCKS)
   Pair& memory = reinterpret_cast<Pair*>(all)[pair];
   const LaneId id = lane_id();
   const auto scan_piece = [&](const Piece& piece) {
-    if (warp >= kPairs) {
-      serve(params, piece, memory, pair, id);
+    const bool serves = warp >= kPairs;
+    if (serves && id.lane == 0) memory.shared.piece = piece;
+    barrier_wait<kOfPair>(ready(pair, 0));
+    if (serves) {
+      serve(params, memory, pair, id);
     } else {
-      scan(params, slot, piece, memory, pair, id);
+      scan(params, slot, memory, pair, id);
     }
   };
 #if defined(MS_WRAPPED)
