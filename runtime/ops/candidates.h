@@ -40,7 +40,7 @@ bool can_have_blocks_of_rows(const SelectiveScanProblem& p);
 // Can rows be shared out evenly among slots? Not where rows beside each other share sectors, or what memory reads of
 // two sectors at once: they no longer are at the same step then. In us on an H100, whole and shared out: 47, 3244, 990
 // with 5 states 510 and 998; 8, 2048, 5120 by served.cu, whose two lanes of a channel make rows of a sector each, 438
-// and 551. A multiprocessor that has one row at a time, of relay_served.cu, reads half of what it could for nothing.
+// and 551. relay_served.cu has so few rows at a time that memory holds none of them up: a sector is enough for it.
 bool can_share_out(const SelectiveScanProblem& problem, const ForwardVariant& v);
 
 // By a kernel that has a block for every slot, and takes so many clocks if memory keeps up.

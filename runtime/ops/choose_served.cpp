@@ -44,6 +44,15 @@ bool set_served_tile(const SelectiveScanProblem& problem, const driver::DeviceRe
   }
 }
 
+// Where it was measured to. Rows that begin anywhere are moved too slowly by two blocks at once, or of 32 channels: in
+// us on an H100, where forward.cu took 174 and 90, 8, 1001, 2560 with everything took 227, and 62, 306, 405 129. It
+// besides has outputs wait for whole sectors of memory, which binds few states.
+bool gains_by_sharing_out(const SelectiveScanProblem& problem, const ForwardVariant& v) {
+  constexpr int kFewOfChannel = 8;
+  if (is_unaligned(v.u_access) && (v.min_blocks == 2 || v.lanes == 1)) return false;
+  return v.dstate > kFewOfChannel || fills_sectors(problem.y, problem, v.seq_contiguous, v.tile_columns());
+}
+
 }  // namespace
 
 bool can_be_served(const SelectiveScanProblem& problem, const driver::DeviceReport& device) {
@@ -82,14 +91,8 @@ void consider_served(const SelectiveScanProblem& problem, const driver::DeviceRe
     const Index at_a_time = v.scan_slots() * blocks * sms;
     v.wrapped = true;
     c.slots = at_a_time;
-    // Rows that begin anywhere are moved too slowly by two blocks at once, or of 32 channels: in us on an H100, where
-    // forward.cu took 174 and 90, 8, 1001, 2560 with everything took 227, and 62, 306, 405 129. It besides has outputs
-    // wait for whole sectors of memory, which binds few states.
-    constexpr int kFewOfChannel = 8;
-    const bool fills = fills_sectors(problem.y, problem, v.seq_contiguous, v.tile_columns());
-    const bool is_slow =
-        (is_unaligned(v.u_access) && (blocks == 2 || v.lanes == 1)) || (v.dstate <= kFewOfChannel && !fills);
-    if (at_a_time < c.rows && can_share_out(problem, v) && (!is_slow || best.wants(v))) consider();
+    if (at_a_time < c.rows && can_share_out(problem, v) && (best.wants(v) || gains_by_sharing_out(problem, v)))
+      consider();
   }
 }
 
