@@ -41,16 +41,12 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
   const auto slots = static_cast<std::size_t>(plan.params.slots) * sizeof(float);
   PlannedScan out;
   out.tiles = plan.params.tiles;
+  out.rows = plan.params.tiles / plan.params.tiles_per_row;
   out.cut = plan.variant.cut;
+  out.wrapped = plan.variant.wrapped;
   out.any_slots = plan.variant.cut && !plan.variant.chunk_invariant && plan.variant.abreast == 1;
   out.carry_state_per_slot = plan.carry_state_bytes / slots;
   out.carry_delta_per_slot = plan.carry_delta_bytes / slots;
-  float* carry_state = nullptr;
-  if (plan.variant.wrapped) {
-    const std::size_t flags = plan.carry_ready_bytes / sizeof(unsigned);
-    carry_state = device.allocate<float>("carry_state", plan.carry_state_bytes / sizeof(float), Access::kScratch);
-    out.carry_ready = {device.allocate<unsigned>("carry_ready", flags), flags};
-  }
   float* partial_sum = nullptr;
   if (plan.partial_sum_bytes != 0)
     partial_sum = device.allocate<float>("partial_sum", plan.partial_sum_bytes / sizeof(float), Access::kScratch);
@@ -64,8 +60,6 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
     KernelLaunch launch;
     launch.params = slice.params;
     launch.params.partial_sum = partial_sum;
-    launch.params.carry_state = carry_state;
-    launch.params.carry_ready = out.carry_ready.data();
     if (slice.variant.prepared) {
       launch.params.prepared_B = prepared_B;
       launch.params.prepared_C = prepared_C;
@@ -98,20 +92,22 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
 PlannedScan with_slots(const PlannedScan& plan, int slots, int slots_per_row, Device& device) {
   PlannedScan out = plan;
   const auto count = static_cast<std::size_t>(slots);
+  const std::string name = std::string(" for ") + std::to_string(slots) + " slots";
   float *carry_state = nullptr, *carry_delta = nullptr;
   if (out.cut) {
     // No scratch to the checker: some are read, and left out of account, that no slot hands on.
-    const std::string name = std::string(" for ") + std::to_string(slots) + " slots";
     carry_state = device.allocate<float>("carry_state" + name, count * plan.carry_state_per_slot);
     carry_delta = device.allocate<float>("carry_delta" + name, count * plan.carry_delta_per_slot);
+  } else if (out.wrapped) {
+    carry_state = device.allocate<float>("carry_state" + name, count * plan.carry_state_per_slot, Access::kScratch);
+    out.carry_ready = {device.allocate<unsigned>("carry_ready" + name, count), count};
   }
   for (KernelLaunch& launch : out.launches) {
     launch.params.slots = slots;
     launch.params.slots_per_row = slots_per_row;
-    if (out.cut) {
-      launch.params.carry_state = carry_state;
-      launch.params.carry_delta = carry_delta;
-    }
+    launch.params.carry_state = carry_state;
+    launch.params.carry_delta = carry_delta;
+    launch.params.carry_ready = out.carry_ready.data();
     launch.geometry.grid.x = launch.blocks(launch.params);
   }
   return out;
