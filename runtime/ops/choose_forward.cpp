@@ -72,7 +72,7 @@ double clocks_of_forward(const ForwardVariant& v, Index rows, Index slots, const
   const Index taken = v.abreast > 1 ? room * shares : slots;
   const int warps = static_cast<int>(ceil_div(taken, busy_schedulers(v, device)));
   const double clocks =
-      v.wrapped ? clocks_wrapped(v, rows, slots, problem.seqlen, std::max(device.sm_count, 1))
+      v.wrapped ? clocks_wrapped(v, rows, slots, warps, problem.seqlen)
       : v.cut   ? clocks_cut(v, rows, slots, warps, problem.seqlen)
                 : clocks_uncut(v, room, blocks_per_sm(v, device), problem.seqlen, std::max(device.sm_count, 1));
   return bounded_by_memory(clocks, memory_clocks(v, rows, slots, problem, device));

@@ -212,10 +212,9 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
 // Fitted to 21 scans on an H100. Where rows run whole, those that are through make room for others one by one; here all
 // of a scheduler's warps are there until the end, and the more they are, the longer a step takes than that model says;
 // one that is alone waits for all by itself.
-double clocks_wrapped(const ForwardVariant& v, Index rows, Index slots, Index seqlen, Index sms) {
+double clocks_wrapped(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
   constexpr double kAlone = 1.1, kOfWarp = 0.025;
   const double of_slot = static_cast<double>(rows) / static_cast<double>(slots);
-  const auto warps = static_cast<int>(ceil_div(slots, 4 * sms));
   const double longer = warps == 1 ? kAlone : 1 + kOfWarp * warps;
   const double steps = longer * static_cast<double>(seqlen) * clocks_per_step(v, warps);
   return of_slot * (steps + kNextPiece) + (of_slot + 1) * clocks_of_row(v) + kStart + kClearingFlags;

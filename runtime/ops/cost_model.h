@@ -21,9 +21,9 @@ MAMBA_SCAN_API double carry_clocks_per_step(const ForwardVariant& variant, int w
 // whose rows go abreast those that they have room for count.
 double clocks_uncut(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);
 
-// The same where whole rows and parts of them are shared out evenly among `slots` warps, which run all at once, as many
-// of each scheduler.
-double clocks_wrapped(const ForwardVariant& variant, Index rows, Index slots, Index seqlen, Index sms);
+// The same where whole rows and parts of them are shared out evenly among `slots` warps, which run all at once, `warps`
+// of a scheduler.
+double clocks_wrapped(const ForwardVariant& variant, Index rows, Index slots, int warps, Index seqlen);
 
 // The same cut into `slots` equal shares that run all at once, `warps` of a scheduler.
 double clocks_cut(const ForwardVariant& variant, Index rows, Index slots, int warps, Index seqlen);

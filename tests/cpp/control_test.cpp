@@ -62,11 +62,8 @@ TEST_F(ControlTest, TheDoctorReportsDriverDevicesCacheAndSources) {
 }
 
 TEST_F(ControlTest, TheDoctorCountsNoDeviceThatNothingCanBeCompiledFor) {
-  const std::string name = "MAMBA_SCAN_NVRTC";
-  const auto before = platform::environment_variable(name);
-  platform::set_environment_variable(name, machine->scratch / "nothing");
+  const test::ScopedVariable nvrtc("MAMBA_SCAN_NVRTC", machine->scratch / "nothing");
   const Json report = Json::parse(doctor_json());
-  platform::set_environment_variable(name, before.value_or(""));
   EXPECT_EQ(report.at("usable_devices"), 0);
   EXPECT_TRUE(report.at("devices").at(0).at("error").is_null());
   EXPECT_NE(report.at("remedies").dump().find("unset MAMBA_SCAN_NVRTC"), std::string::npos) << report.at("remedies");
