@@ -1,8 +1,8 @@
 // Selective scan, forward. Reference: problem.h states the recurrence; runtime/cpu is the same on a CPU.
 //
 // Grid: params.slots blocks of one warp, each with a contiguous range of tiles (forward_params.h); or of MS_ABREAST
-// warps, which have the same range of adjacent rows and keep in step (block_outputs.cuh). For every piece of a row in
-// its range a warp repeats, tile by tile:
+// warps, which have the same range of adjacent rows and keep in step (block_outputs.cuh); or of MS_TOGETHER warps,
+// which have nothing to do with each other. For every piece of a row in its range a warp repeats, tile by tile:
 //
 //   async copies of the next tile -> shared      u, delta, z as they are; B, C as they are, or prepared
 //   expand B, C of this tile                     to fp32, once per warp
@@ -18,11 +18,23 @@
 // unrolled, and 139 to 150 where two do; 8 integer adds a step besides take 2 to 3, 16 fp32 adds or fmas 9 to 18, and
 // 16 shuffles 16. With one lane per channel and its 16 states (the usual plan) no sums over lanes are left, and the
 // rest of a step is 17 instructions in the compiled loop, 40 with softplus, bias, D and gate: shared loads of B, C, u
-// and delta, conversions; and besides the loop a sixteenth of a tile's copies and stores. Measured: 157 clocks per step
-// and warp when four or five warps share a scheduler; 148 when a warp copies, expands and stores only its first tile,
-// 154 to 155 without one of the three. Of no use: 24 warps of a multiprocessor (164, with tiles of 8 steps, which is
-// what shared memory has room for), two sums of y, all decays of a step first, a polynomial on the fma pipe in place of
-// exponentials; delta * u * B by tensor cores (in that loop 139 instead of 136).
+// and delta, conversions; and besides the loop a sixteenth of a tile's copies and stores. Measured, where four warps
+// share a scheduler, in clocks per step and warp:
+//
+//   a block for every warp                                             155 to 158
+//   the same, copying, expanding and storing nothing but a first tile  148
+//   one block for all warps of a multiprocessor                        147 to 149
+//
+// A scheduler of Hopper lets the warp of the oldest block go first whenever it can. Of four blocks with a row each the
+// first was through after 0.58 of the time, the others after 0.67, 0.85 and 1, and what the last one waits for while it
+// is alone nobody hides. Warps of one block it treats alike. Shares as unequal as those speeds gained nothing: which
+// block starts first where is not known.
+//
+// Of no use: 24 warps of a multiprocessor (164, with tiles of 8 steps, which is what shared memory has room for), two
+// sums of y, all decays of a step first, a polynomial on the fma pipe in place of exponentials; delta * u * B by tensor
+// cores (in that loop 139 instead of 136). Softplus and the sigmoid by straight lines from a table in shared memory, in
+// place of two and a half exponentials a step, took 176 clocks for 183, two blocks of eight warps having a table each,
+// and 175 with every step's gate right after it; what reads shared memory is busy for 79 % of the time then.
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
 #else
@@ -373,12 +385,14 @@ __device__ __forceinline__ bool hands_out_state(const SelectiveScanForwardParams
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(32 * kAbreast, (MS_MIN_BLOCKS + kAbreast - 1) / kAbreast)
+extern "C" __global__ void __launch_bounds__(32 * kBlockWarps, (MS_MIN_BLOCKS + kBlockWarps - 1) / kBlockWarps)
     selective_scan_forward(const SelectiveScanForwardParams params) {
-#if MS_ABREAST > 1
-  MS_DYNAMIC_SHARED(uint4, of_rows);
-  Shared& shared = reinterpret_cast<Shared*>(of_rows)[threadIdx.x / 32];
-  if (static_cast<int>(threadIdx.x) / 32 >= rows_abreast(params)) return;
+#if MS_ABREAST > 1 || defined(MS_TOGETHER)
+  static_assert(sizeof(Shared) * kBlockWarps == MS_SHARED_BYTES, "the plan has counted otherwise");
+  MS_DYNAMIC_SHARED(uint4, of_warps);
+  Shared& shared = reinterpret_cast<Shared*>(of_warps)[threadIdx.x / 32];
+  if (kAbreast > 1 ? static_cast<int>(threadIdx.x) / 32 >= rows_abreast(params) : this_slot(params) >= params.slots)
+    return;
 #else
   __shared__ Shared shared;
 #endif

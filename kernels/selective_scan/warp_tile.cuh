@@ -2,8 +2,8 @@
 // on, and what it has in shared memory. tile_rows.cuh and tile_copy.cuh bring tiles there, tile_values.cuh reads them.
 //
 // A block is one warp, or a few: in relay.cu, served.cu and relay_served.cu these wait for what another one does, and
-// in forward.cu, where rows may go abreast, all together twice a tile. A lane owns MS_CHANNELS channels and MS_STATES
-// states of each; MS_LANES lanes share them:
+// in forward.cu, where rows may go abreast, all together twice a tile, or not at all. A lane owns MS_CHANNELS channels
+// and MS_STATES states of each; MS_LANES lanes share them:
 //
 //   lane      0 1 | 2 3 | 4 5 | ...          (MS_LANES = 2)
 //   quad q     0  |  1  |  2  | ...
@@ -24,6 +24,8 @@
 //   MS_ROW_VECTOR        of whole_rows.cu, which alone has it: elements that rows of steps begin with a multiple of;
 //                        likewise MS_BULK, 1: copies in bulk
 //   MS_WRAPPED           if at all: slots are ranges of rows, and go round (forward_params.h)
+//   MS_TOGETHER          if at all: warps of a block of forward.cu that have nothing to do with each other, all that a
+//                        multiprocessor runs
 //   MS_ABREAST           adjacent rows of a block that go through their tiles in step: 1, but in forward.cu also 2 or 4
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time
@@ -70,6 +72,11 @@ constexpr int kAbreast = MS_ABREAST;
 constexpr bool kWrapped = true;
 #else
 constexpr bool kWrapped = false;
+#endif
+#if defined(MS_TOGETHER)
+constexpr int kBlockWarps = MS_TOGETHER;
+#else
+constexpr int kBlockWarps = kAbreast;  // of forward.cu
 #endif
 #if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
 constexpr bool kInterleavedStates = true;
@@ -325,9 +332,11 @@ __device__ __forceinline__ void wait_abreast(const Shared& shared) {
 // The warp's slot. Read anew at each use, once per piece: not worth a register for the whole scan.
 __device__ __forceinline__ int this_slot(const SelectiveScanForwardParams& params) {
   const int block = opaque(static_cast<int>(blockIdx.x));
-  if constexpr (kAbreast == 1) return block;
+  if constexpr (kBlockWarps == 1) return block;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if constexpr (kAbreast == 1) return block * kBlockWarps + warp;
   const Abreast at = rows_of_block(params, block);
-  const int row = at.batch_and_group * params.blocks_per_group + at.first + static_cast<int>(threadIdx.x) / 32;
+  const int row = at.batch_and_group * params.blocks_per_group + at.first + warp;
   return row * max(params.slots_per_row, 1) + at.share;
 }
 
@@ -415,7 +424,7 @@ __device__ __forceinline__ LaneId lane_id(int lane) {
 // Where a block is one warp, the remainder costs sm_70 a register that it does not have.
 __device__ __forceinline__ LaneId lane_id() {
   const int thread = static_cast<int>(threadIdx.x);
-  return lane_id(kWarps > 1 || kServed || kAbreast > 1 ? thread % 32 : thread);
+  return lane_id(kWarps > 1 || kServed || kBlockWarps > 1 ? thread % 32 : thread);
 }
 
 // Which state register s of a lane holds.

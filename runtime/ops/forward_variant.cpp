@@ -23,6 +23,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_WARPS", v.warps);
   define("MS_SERVED", v.served);
   if (v.wrapped) define("MS_WRAPPED", 1);
+  if (v.together > 1) define("MS_TOGETHER", v.together);
   define("MS_ABREAST", v.abreast);
   if (v.row_vector > 0) {
     define("MS_ROW_VECTOR", v.row_vector);
@@ -82,7 +83,7 @@ ForwardVariant carry_variant(ForwardVariant v) {
   const bool is_direct = v.u_access == Access::kDirectly;
   // What is moved directly has registers for it: there are no more slots than the scan has warps.
   v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), is_direct ? v.min_blocks : std::int16_t{16});
-  v.abreast = 1;
+  v.abreast = v.together = 1;
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
@@ -159,7 +160,7 @@ std::size_t ForwardVariant::shared_bytes() const {
 }
 
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
-  if (served || abreast > 1) return scan_slots() * shared_bytes();
+  if (served || block_warps() > 1) return scan_slots() * shared_bytes();
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
   const int deltas = shares_inputs() || (softplus && lanes > 1) ? owned : channels;

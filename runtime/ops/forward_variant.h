@@ -1,6 +1,7 @@
 // A specialisation of kernels/selective_scan/{forward,served,relay,relay_served,whole_rows,carry,compose,prepare}.cu.
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -34,6 +35,7 @@ struct ForwardVariant {
   bool served = false;          // served.cu, relay_served.cu: others move tiles for the warps that scan
   bool wrapped = false;         // a slot is a range of rows, and goes round (forward_params.h)
   std::int16_t abreast = 1;     // adjacent rows of a block of forward.cu, which go through their tiles in step
+  std::int16_t together = 1;    // warps of a block of forward.cu that have nothing to do with each other
   std::int16_t row_vector = 0;  // of whole_rows.cu: elements that rows begin with a multiple of; 0: another kernel
   bool bulk = false;            // whole_rows.cu copies in bulk
   std::int16_t min_blocks = 12;
@@ -78,7 +80,8 @@ struct ForwardVariant {
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
   bool shares_inputs() const;  // kSharesInputs in tile_values.cuh
   // Of a block of scan(); kPairs in served.cu.
-  unsigned scan_slots() const { return is_relay() ? 1 : served ? 4 : static_cast<unsigned>(abreast); }
+  int block_warps() const { return std::max(abreast, together); }  // of forward.cu: kBlockWarps in warp_tile.cuh
+  unsigned scan_slots() const { return is_relay() ? 1 : served ? 4 : static_cast<unsigned>(block_warps()); }
   unsigned scan_threads() const {
     const int serving = served ? tiles_apart() : 0;  // in turns
     return 32 * scan_slots() * static_cast<unsigned>(warps + serving);

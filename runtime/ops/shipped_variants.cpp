@@ -49,10 +49,19 @@ driver::DeviceReport typical_device(int capability) {
   return device;
 }
 
+// The same with no more memory bandwidth than an H100 of as many multiprocessors has. Unlike a device that does not say
+// how much it has, it may be held up by that.
+driver::DeviceReport with_slow_memory(driver::DeviceReport device) {
+  device.clock_khz = 1980000;
+  device.memory_clock_khz = 2619000 / 132 * device.sm_count;
+  device.memory_bus_bits = 5120;
+  return device;
+}
+
 }  // namespace
 
 std::vector<jit::Variant> shipped_variants(int capability) {
-  const driver::DeviceReport device = typical_device(capability);
+  const driver::DeviceReport device = typical_device(capability), slow = with_slow_memory(device);
 
   // Only whether a pointer is null matters to the plan, and its alignment.
   alignas(kSectorBytes) static float somewhere[4], elsewhere[4];
@@ -101,6 +110,9 @@ std::vector<jit::Variant> shipped_variants(int capability) {
                        Kind kind = {}) {
     add_plan(plan_forward(problem_of(dtype, seq_last, dstate, batch, 65536, full, constant_b, kind), device));
   };
+  const auto add_for_any_memory = [&](const SelectiveScanProblem& problem) {
+    for (const auto& some : {device, slow}) add_plan(plan_forward(problem, some));
+  };
   // As the layers of Mamba models call it: with everything but states in training, with the last one of a prompt.
   const auto layer_of = [&](DType dtype, bool seq_last, Index batch, Index seqlen, bool is_prompt) {
     auto p = problem_of(dtype, seq_last, 16, batch, seqlen, true, false, {});
@@ -111,11 +123,11 @@ std::vector<jit::Variant> shipped_variants(int capability) {
   constexpr Index kFew = 1, kFewRows = 8, kMany = 64;  // sequences: cut in time, and whole
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
     for (bool seq_last : {false, true}) {
-      add(dtype, seq_last, 16, kMany, false, false);
-      add(dtype, seq_last, 16, kMany, true, false);
-      add(dtype, seq_last, 16, kFew, true, false);
-      add_plan(plan_forward(layer_of(dtype, seq_last, kMany, 2048, false), device));
-      add_plan(plan_forward(layer_of(dtype, seq_last, kFew, 65536, true), device));
+      for (const bool full : {false, true})
+        add_for_any_memory(problem_of(dtype, seq_last, 16, kMany, 65536, full, false, {}));
+      add_for_any_memory(problem_of(dtype, seq_last, 16, kFew, 65536, true, false, {}));
+      add_for_any_memory(layer_of(dtype, seq_last, kMany, 2048, false));
+      add_for_any_memory(layer_of(dtype, seq_last, kFew, 65536, true));
     }
   // Bidirectional models; with adjacent channels a reversed scan needs no kernel of its own.
   for (Index batch : {kMany, kFew}) add(DType::kFloat16, true, 16, batch, true, false, {.reverse = true});

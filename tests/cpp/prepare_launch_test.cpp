@@ -70,7 +70,7 @@ class PrepareLaunch : public testing::Test {
 test::FakeGpu* PrepareLaunch::gpu = nullptr;
 
 TEST_F(PrepareLaunch, ComesBeforeTheScan) {
-  expect_launches(test::problem_of(64, 2048, 1536, 13), {"prepare", "forward"});  // of rows that are not aligned
+  expect_launches(test::problem_of(44, 2048, 1536, 13), {"prepare", "forward"});  // of rows that are not aligned
 }
 
 TEST_F(PrepareLaunch, ComesBeforeTheCarries) {

@@ -62,11 +62,13 @@ inline std::string define_of(const jit::Variant& variant, const std::string& nam
 inline int block_threads_of(const jit::Variant& variant) {
   if (variant.entry == "selective_scan_prepare") return kPrepareThreads;
   const auto number = [&](const char* name) { return static_cast<std::int16_t>(std::stoi(define_of(variant, name))); };
+  const std::int16_t together = define_of(variant, "MS_TOGETHER").empty() ? std::int16_t{1} : number("MS_TOGETHER");
   const ops::ForwardVariant v{.lanes = number("MS_LANES"),
                               .channels = number("MS_CHANNELS"),
                               .warps = number("MS_WARPS"),
                               .served = number("MS_SERVED") != 0,
-                              .abreast = number("MS_ABREAST")};
+                              .abreast = number("MS_ABREAST"),
+                              .together = together};
   return static_cast<int>(v.scan_threads());
 }
 
@@ -104,7 +106,7 @@ inline void write_kernels(std::ostream& out, const std::vector<KernelRow>& rows)
   out << "# What the kernels take\n\n"
          "From the compiler's own figures and the limits of each architecture. Blocks are of "
       << ops::kForwardBlockThreads
-      << " threads, those of rows that go ABREAST and of selective_scan_served, selective_scan_relay, "
+      << " threads, those of rows that go ABREAST or TOGETHER and of selective_scan_served, selective_scan_relay, "
          "selective_scan_relay_served and selective_scan_prepare of more; \"bound by\" says what keeps a further one "
          "off the SM. The shared memory of selective_scan_whole_rows depends on the number of steps and is left "
          "out.\n\n"

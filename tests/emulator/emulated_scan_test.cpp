@@ -227,7 +227,8 @@ TEST_P(PreparedScan, IsBitwiseTheSameAsOneThatIsNot) {
 // The cases above only mean something if they reach every kernel.
 TEST(EmulatedKernels, AreAllReached) {
   int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0, relays = 0, relays_served = 0,
-      served = 0, whole_rows = 0, prepares = 0, prepared = 0, abreast = 0, whole_sectors = 0, direct = 0, wrapped = 0;
+      served = 0, whole_rows = 0, prepares = 0, prepared = 0, abreast = 0, whole_sectors = 0, direct = 0, wrapped = 0,
+      together = 0;
   for (const KernelImage* kernel : shipped_kernels()) {
     const std::string name = kernel->name;
     carries += name.starts_with("selective_scan_carry[");
@@ -242,6 +243,7 @@ TEST(EmulatedKernels, AreAllReached) {
     packed += name.find("MS_PACKED=1") != std::string::npos;
     abreast += name.find("MS_ABREAST=4") != std::string::npos;
     direct += name.find("MS_U_ACCESS=4") != std::string::npos;
+    together += name.find("MS_TOGETHER=") != std::string::npos;
     whole_sectors += name.find("MS_Y_ACCESS=3") != std::string::npos;
     invariant += name.find("MS_INVARIANT=1") != std::string::npos;
     prepared += name.find("MS_PREPARED=1") != std::string::npos;
@@ -261,6 +263,7 @@ TEST(EmulatedKernels, AreAllReached) {
   EXPECT_GE(abreast, 12);
   EXPECT_GE(whole_sectors, 4);
   EXPECT_GE(direct, 20);
+  EXPECT_GE(together, 7);
   EXPECT_GE(prepares, 12);
   EXPECT_GE(prepared, 20);
 }

@@ -468,6 +468,25 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& scan = add_shared_out("WrappedGroups", f32, steps, 1, 7, {99});
     scan.dim = 3 * 48, scan.ngroups = 3;
   }
+  // Warps of a multiprocessor that are one block: whole rows, of which there are fewer than it has room for, rows
+  // shared out evenly and, of few rows, shares that are cut in time.
+  const auto add_together = [&](const char* name, DType dtype, Layout layout, Index dim, std::vector<Index> seqlens,
+                                mamba_scan::ops::PlanChoice choice) -> ScanCase& {
+    ScanCase& scan = add(name, dtype, layout).everything();
+    scan.seqlens = std::move(seqlens), scan.dim = dim;
+    scan.major = 9, scan.shared_kib = 228;
+    scan.choice = choice;
+    return scan;
+  };
+  using mamba_scan::ops::PlanChoice;
+  const PlanChoice whole{.lanes = 1}, shared_out{.lanes = 1, .wrapped = true}, cut{.lanes = 1, .cut = true};
+  add_together("TogetherFloat16Steps", f16, steps, 15 * 32, {1, 17, 70}, whole);
+  add_together("TogetherFloat32Channels", f32, channels, 11 * 32 + 5, {37}, whole);
+  add_together("TogetherWrapped", bf16, steps, 21 * 32, {16, 53}, shared_out);
+  add_together("TogetherWrappedChannels", f16, channels, 22 * 32, {67}, shared_out).bare();
+  add_together("TogetherCut", f16, steps, 48, {1203}, cut).batch = 2;
+  add_together("TogetherCutChannels", bf16, channels, 70, {1501}, cut);
+  add_together("TogetherReverse", f16, channels, 15 * 32, {45}, whole).reverse = true;
   add_direct("DirectFloat16", f16, 1, {1, 16, 33, 101});
   add_direct("DirectBFloat16", bf16, 8, {1, 17, 32, 67}).dim = 331;
   add_direct("DirectSixteenStates", f16, 16, {1, 7, 9, 16, 17, 67}).dim = 331;
