@@ -240,11 +240,11 @@ __device__ __forceinline__ void reorder_prepared(const float* from, float* to, i
 }
 
 // B or C of a tile from where copies have brought them to where lanes read them. Those that are constant in time,
-// prepared in the right order, or read raw, are there already.
+// prepared in the right order, or read raw or in place, are there already.
 template <int ORDER, int ACCESS, class From>
 __device__ __forceinline__ void expand_projection(const ProjectionTensor& tensor, const Row& row, const From* from,
                                                   float* to, int lane) {
-  if constexpr (kReadsPrepared || ORDER == 3 || kReadsRaw<ORDER, ACCESS>) {
+  if constexpr (kReadsPrepared || ORDER == 3 || kReadsRaw<ORDER, ACCESS> || kReadsInPlace<ORDER, ACCESS>) {
     return;
   } else if constexpr (kPrepared) {
     reorder_prepared(from, to, lane);

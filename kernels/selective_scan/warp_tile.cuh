@@ -132,6 +132,14 @@ constexpr bool kReadsRaw =
 constexpr bool kReadsRawB = kReadsRaw<MS_B_ORDER, MS_B_ACCESS>;
 constexpr bool kReadsRawC = kReadsRaw<MS_C_ORDER, MS_C_ACCESS>;
 
+// Does a lane read fp32 B or C of its states, which are all of a channel's, from there, too? One that moves its rows
+// itself has no register for where that is.
+template <int ORDER, int ACCESS>
+constexpr bool kReadsInPlace = MS_DTYPE == 0 && ORDER == 0 && ACCESS == kVectors && kLanes == 1 && kStates == kDState &&
+                               kWarps == 1 && !kServed && !MS_COMPLEX && !kPrepared && !kReadsDirectly;
+constexpr bool kReadsBInPlace = kReadsInPlace<MS_B_ORDER, MS_B_ACCESS>;
+constexpr bool kReadsCInPlace = kReadsInPlace<MS_C_ORDER, MS_C_ACCESS>;
+
 // Elements of a row of steps that is padded to an odd number of 16-byte vectors: lanes read the same steps of adjacent
 // rows, which then lie in different banks.
 constexpr int kPaddedSteps = (kTile * kElementBytes / 16 | 1) * (16 / kElementBytes);
@@ -187,8 +195,8 @@ static_assert((kSteps & (kSteps - 1)) == 0, "steps are halved when sums are redu
 constexpr int kTileFloats = kTile * kPaddedStates * kParts;
 
 // Are B and C brought from where copies have left them to where lanes read them?
-constexpr bool kExpandsB = !kBConstant && !kReadsPrepared && !kReadsRawB;
-constexpr bool kExpandsC = !kCConstant && !kReadsPrepared && !kReadsRawC;
+constexpr bool kExpandsB = !kBConstant && !kReadsPrepared && !kReadsRawB && !kReadsBInPlace;
+constexpr bool kExpandsC = !kCConstant && !kReadsPrepared && !kReadsRawC && !kReadsCInPlace;
 
 // One tile as it lies in global memory. Activations are [step][channel], or [channel][step] when steps are adjacent;
 // these rows of steps then run as they do in memory, the last step first when kReverse.
@@ -246,10 +254,10 @@ struct __align__(16) Shared {
 
 // Where lanes read B and C of the tile in `stage`.
 __device__ __forceinline__ const float* tile_B(const ExpandedTile& expanded, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.B) : expanded.B;
+  return kReadsPrepared || kReadsBInPlace ? reinterpret_cast<const float*>(stage.B) : expanded.B;
 }
 __device__ __forceinline__ const float* tile_C(const ExpandedTile& expanded, const Stage& stage) {
-  return kReadsPrepared ? reinterpret_cast<const float*>(stage.C) : expanded.C;
+  return kReadsPrepared || kReadsCInPlace ? reinterpret_cast<const float*>(stage.C) : expanded.C;
 }
 
 // ---- which piece of which row ----

@@ -60,7 +60,7 @@ double copies_of_tile(const ForwardVariant& v, Access access) {
 // B or C from the order they come in to that of the lanes.
 double expansion(const ForwardVariant& v, ProjectionOrder order, Access access) {
   const double of_lane = v.dstate / 32.0;
-  if (v.prepared || order == ProjectionOrder::kConstant) return 0;
+  if (v.prepared || order == ProjectionOrder::kConstant || v.reads_in_place(order, access)) return 0;
   if (order == ProjectionOrder::kStrided) return 100 * of_lane;
   if (access == Access::kWords) return 46 * of_lane;
   if (access == Access::kWindows) return 20 * of_lane;

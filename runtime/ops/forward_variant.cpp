@@ -113,6 +113,12 @@ bool ForwardVariant::shares_inputs() const {
   return lanes > 1 && (served || (warps > 1 && !(seq_contiguous && dtype == DType::kFloat32 && lanes <= 4)));
 }
 
+bool ForwardVariant::reads_in_place(ProjectionOrder order, Access access) const {
+  return dtype == DType::kFloat32 && order == ProjectionOrder::kStates && access == Access::kVectors && lanes == 1 &&
+         states == dstate && kernel() == ScanKernel::kForward && !is_complex && !prepared &&
+         u_access != Access::kDirectly;
+}
+
 std::size_t ForwardVariant::shared_bytes() const {
   const auto aligned = [](int bytes) { return static_cast<std::size_t>((bytes + 15) / 16 * 16); };
   const int element = element_size(dtype), row = tile * (is_complex ? 2 : 1);
@@ -140,7 +146,8 @@ std::size_t ForwardVariant::shared_bytes() const {
                                                     : tile * shifted_row(dstate, access));
   };
   const auto expanded = [&](ProjectionOrder order, Access access) {
-    return aligned(order == ProjectionOrder::kConstant || is_raw(order, access) ? 4 : row * lanes * states * 4);
+    const bool is_there = order == ProjectionOrder::kConstant || is_raw(order, access) || reads_in_place(order, access);
+    return aligned(is_there ? 4 : row * lanes * states * 4);
   };
   const std::size_t sequences = sequence(u_access) + sequence(delta_access) + (has_z ? sequence(z_access) : 16);
   const std::size_t waiting = y_access == Access::kWindows ? static_cast<std::size_t>(tile_rows()) * kSectorBytes : 0;

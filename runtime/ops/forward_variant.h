@@ -78,7 +78,8 @@ struct ForwardVariant {
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
-  bool shares_inputs() const;  // kSharesInputs in tile_values.cuh
+  bool shares_inputs() const;                                       // kSharesInputs in tile_values.cuh
+  bool reads_in_place(ProjectionOrder order, Access access) const;  // B or C: kReadsInPlace in warp_tile.cuh
   // Of a block of scan(); kPairs in served.cu.
   int block_warps() const { return std::max(abreast, together); }  // of forward.cu: kBlockWarps in warp_tile.cuh
   unsigned scan_slots() const { return is_relay() ? 1 : served ? 4 : static_cast<unsigned>(block_warps()); }

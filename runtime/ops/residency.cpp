@@ -25,7 +25,8 @@ std::int16_t blocks_for_registers(const ForwardVariant& v) {
 
 std::int16_t blocks_for_registers(const ForwardVariant& v, const driver::DeviceReport& device) {
   const std::int16_t blocks = blocks_for_registers(v);
-  return device.major >= 8 || v.is_complex || !v.has_z ? blocks : std::max<std::int16_t>(8, blocks - 4);
+  const bool is_tight = v.has_z || v.reads_in_place(v.b_order, v.b_access);
+  return device.major >= 8 || v.is_complex || !is_tight ? blocks : std::max<std::int16_t>(8, blocks - 4);
 }
 
 int block_slots(const driver::DeviceReport& device) {

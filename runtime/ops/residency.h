@@ -16,7 +16,8 @@ constexpr std::size_t kReservedPerBlock = 1024;      // by the system, on every 
 // 8 blocks leave 255 registers, 12 leave 168, 16 leave 128, 20 leave 96.
 std::int16_t blocks_for_registers(const ForwardVariant& v);
 
-// Before sm_80 copies to shared memory pass through registers, those of z too.
+// Before sm_80 copies to shared memory pass through registers, those of z too. There, what reads B and C in place needs
+// one register more than 16 blocks leave.
 std::int16_t blocks_for_registers(const ForwardVariant& v, const driver::DeviceReport& device);
 
 // Blocks of a multiprocessor, however small.

@@ -782,6 +782,7 @@ std::vector<ScanCase> scan_cases() {
       return scan;
     };
     add_packed("PackedFloat32Steps", f32, steps);
+    add_packed("PackedOneLane", f32, steps).choice.lanes = 1;  // which reads B and C in place
     add_packed("PackedFloat16Steps", f16, steps).spacing = Spacing::kDense;
     add_packed("PackedBFloat16Steps", bf16, steps).dim = 37;
     add_packed("PackedFloat32Channels", f32, channels);
@@ -807,6 +808,7 @@ std::vector<ScanCase> scan_cases() {
       return scan;
     };
     add_long_packed("LongPackedFloat32Steps", f32, steps);
+    add_long_packed("LongPackedOneLane", f32, steps).choice = {.lanes = 1, .cut = true};
     add_long_packed("LongPackedFloat16Channels", f16, channels);
     add_long_packed("LongPackedBFloat16Steps", bf16, steps).dim = 5;
     add_long_packed("LongPackedPart", f16, reverse ? steps : channels).packed_begin = 1000;
