@@ -20,6 +20,7 @@ std::string kind_of(const nlohmann::ordered_json& candidate) {
   if (turns && wrapped) time += ", in even shares";
   if (candidate.at("whole_rows").get<bool>()) time += ", side by side";
   if (candidate.at("abreast") != 1) time += ", " + text("abreast") + " abreast";
+  if (candidate.at("together").get<bool>()) time += ", together";
   return channels + time;
 }
 

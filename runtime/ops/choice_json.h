@@ -22,8 +22,11 @@ inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 
      {"abreast", &PlanChoice::abreast}}};
 
 inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
-  nlohmann::ordered_json json = {
-      {"cut", choice.cut}, {"wrapped", choice.wrapped}, {"served", choice.served}, {"whole_rows", choice.whole_rows}};
+  nlohmann::ordered_json json = {{"cut", choice.cut},
+                                 {"wrapped", choice.wrapped},
+                                 {"served", choice.served},
+                                 {"whole_rows", choice.whole_rows},
+                                 {"together", choice.together}};
   for (const auto& [name, number] : kChoiceNumbers) json[name] = choice.*number;
   return json;
 }
@@ -35,6 +38,7 @@ inline PlanChoice choice_from_json(const nlohmann::ordered_json& json) {
   choice.wrapped = json.at("wrapped").get<bool>();
   choice.served = json.at("served").get<bool>();
   choice.whole_rows = json.at("whole_rows").get<bool>();
+  choice.together = json.at("together").get<bool>();
   for (const auto& [name, number] : kChoiceNumbers) choice.*number = json.at(name).get<std::int16_t>();
   return choice;
 }

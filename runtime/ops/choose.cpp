@@ -42,7 +42,8 @@ PlanChoice simple_choice(const ForwardVariant& v, std::int16_t slices) {
           .served = v.served,
           .abreast = v.abreast,
           .whole_rows = v.row_vector > 0,
-          .wrapped = v.wrapped};
+          .wrapped = v.wrapped,
+          .together = v.together > 1};
 }
 
 bool is_simply(const PlanChoice& choice, const ForwardVariant& v) {

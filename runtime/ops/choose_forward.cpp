@@ -163,7 +163,7 @@ void consider_rows(const SelectiveScanProblem& problem, const driver::DeviceRepo
     const ForwardVariant apart = v;
     if (!put_together(problem, device, c.slots, v)) return;
     c.clocks = clocks_prepared_or_not(v, c.rows, c.slots, problem, device);
-    if (!is_held_up(c, problem, device)) best.consider(c);
+    if (best.wants(v) || !is_held_up(c, problem, device)) best.consider(c);
     v = apart;
   };
   c.slots = c.rows;

@@ -77,6 +77,7 @@ struct PlanChoice {
   std::int16_t abreast = 1;  // as in ForwardVariant
   bool whole_rows = false;   // whole_rows.cu, whose tile is what it unrolls
   bool wrapped = false;      // as in ForwardVariant: of forward.cu, served.cu and relay_served.cu
+  bool together = false;     // warps of forward.cu that a multiprocessor runs are one block
 
   ScanKernel kernel() const { return scan_kernel(warps, served, whole_rows); }
   auto operator<=>(const PlanChoice&) const = default;

@@ -31,10 +31,10 @@ struct TuneOptions {
 // Times the candidates on made-up inputs, in turns, and keeps the fastest, for this process and those to come, where it
 // is 2 % faster than the model's choice.
 // {"device", "problem", "candidates": [{"lanes", "channels", "cut", "tile", "unroll", "stages", "min_blocks", "warps",
-// "slices", "served", "whole_rows", "abreast", "expected_us", "us"}], "chosen": index, "us", "untuned_us", "kept": true
-// when another than the model's is, "summary": a line for people}. The model's choice is the first candidate; the
-// details are PlanChoice's. Throws ArgumentError for a problem that cannot be, DriverError where there is no such
-// device.
+// "slices", "served", "whole_rows", "abreast", "wrapped", "together", "expected_us", "us"}], "chosen": index, "us",
+// "untuned_us", "kept": true when another than the model's is, "summary": a line for people}. The model's choice is the
+// first candidate; the details are PlanChoice's. Throws ArgumentError for a problem that cannot be, DriverError where
+// there is no such device.
 MAMBA_SCAN_API std::string tune_json(const TuneOptions& options);
 
 }  // namespace mamba_scan::ops

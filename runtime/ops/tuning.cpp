@@ -88,6 +88,13 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
           for (const std::int16_t abreast : {1, 2, 4})
             add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices, .abreast = abreast});
         add({.lanes = lanes, .channels = channels, .slices = slices, .wrapped = true});
+        for (const auto& [cut, wrapped] : {std::pair{false, false}, {true, false}, {false, true}})
+          add({.lanes = lanes,
+               .channels = channels,
+               .cut = cut,
+               .slices = slices,
+               .wrapped = wrapped,
+               .together = true});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true, .wrapped = true});
         for (const std::int16_t warps : {4, 8, 16})

@@ -11,6 +11,7 @@
 #include "gpu_limits.h"
 #include "ops/cost_model.h"
 #include "ops/selective_scan.h"
+#include "ops/tuning.h"
 #include "platform/error.h"
 #include "problem_without_data.h"
 
@@ -160,6 +161,22 @@ TEST(Plan, PutsNoWarpsTogetherThatMemoryHoldsUp) {
     EXPECT_EQ(plan_forward(p, test::h100_report()).variant.together, 1);
   }
   EXPECT_EQ(plan_forward(problem_of(64, 2048, 1536), test::h100_report()).variant.together, 16);
+}
+
+// For tuning: where the model would have it otherwise.
+TEST(Plan, PutsWarpsTogetherOrNotWhereItIsAskedFor) {
+  const SelectiveScanProblem p = problem_of(64, 2048, 1536, 16, DType::kFloat32);
+  for (const bool together : {false, true})
+    for (const bool wrapped : {false, true}) {
+      const PlanChoice choice{.lanes = 1, .wrapped = wrapped, .together = together};
+      const ForwardVariant v = plan_forward(p, test::h100_report(), &choice).variant;
+      EXPECT_EQ(v.together > 1, together && wrapped) << "3072 whole rows do not run all at once";
+    }
+  int together = 0, apart = 0;
+  for (const ExpectedChoice& expected : plan_choices(p, test::h100_report()))
+    (expected.choice.together ? together : apart) += 1;
+  EXPECT_GE(together, 2);
+  EXPECT_GE(apart, 20);
 }
 
 TEST(Plan, PutsWarpsTogetherOnHopperOnly) {

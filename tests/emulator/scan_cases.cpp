@@ -479,7 +479,8 @@ std::vector<ScanCase> scan_cases() {
     return scan;
   };
   using mamba_scan::ops::PlanChoice;
-  const PlanChoice whole{.lanes = 1}, shared_out{.lanes = 1, .wrapped = true}, cut{.lanes = 1, .cut = true};
+  const PlanChoice whole{.lanes = 1, .together = true}, shared_out{.lanes = 1, .wrapped = true, .together = true},
+      cut{.lanes = 1, .cut = true, .together = true};
   add_together("TogetherFloat16Steps", f16, steps, 15 * 32, {1, 17, 70}, whole);
   add_together("TogetherFloat32Channels", f32, channels, 11 * 32 + 5, {37}, whole);
   add_together("TogetherWrapped", bf16, steps, 21 * 32, {16, 53}, shared_out);

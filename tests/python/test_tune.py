@@ -24,9 +24,9 @@ def timed(monkeypatch):
     def tune(*sizes, dtype, layout, options, thorough, candidates, device):
         calls.append((*sizes, dtype, layout, " ".join(options), thorough, candidates, device))
         warps = {"tile": 16, "unroll": 4, "stages": 2, "min_blocks": 16, "warps": 1, "slices": 1, "served": False}
-        warps |= {"abreast": 1, "whole_rows": False, "wrapped": False}
+        warps |= {"abreast": 1, "whole_rows": False, "wrapped": False, "together": False}
         turns = {"tile": 32, "unroll": 0, "stages": 3, "min_blocks": 2, "warps": 8, "slices": 2, "served": False}
-        turns |= {"abreast": 1, "whole_rows": False, "wrapped": False}
+        turns |= {"abreast": 1, "whole_rows": False, "wrapped": False, "together": False}
         shares = {"wrapped": True, "expected_us": 12.0, "us": 13.0}
         rows = {"whole_rows": True, "tile": 8, "unroll": 0}
         served = {**warps, "stages": 4, "min_blocks": 1, "served": True}
@@ -39,6 +39,7 @@ def timed(monkeypatch):
             {"lanes": 8, "channels": 1, "cut": False, **warps, **shares},
             {"lanes": 8, "channels": 1, "cut": False, **served, **shares},
             {"lanes": 1, "channels": 1, "cut": False, **warps, "abreast": 4, "expected_us": 12.0, "us": 14.0},
+            {"lanes": 1, "channels": 1, "cut": True, **warps, "together": True, "expected_us": 12.0, "us": 14.5},
             {"lanes": 1, "channels": 1, "cut": False, **warps, **rows, "expected_us": 12.0, "us": 15.0},
         ]
         return {"device": "GPU", "problem": "a scan", "candidates": candidates, "chosen": 1, "summary": "kept"}
@@ -57,6 +58,7 @@ def test_every_scan_named_is_timed_once(timed, capsys):
     assert "  1 lanes, 1 channels, whole, served     tile 16, unroll 4, 4 stages, 1 blocks" in output.out
     assert "  2 lanes, 1 channels, turns of 8 warps, served, in even shares tile 32" in output.out
     assert "  8 lanes, 1 channels, in even shares    tile 16" in output.out
+    assert "  1 lanes, 1 channels, cut in time, together tile 16" in output.out
     assert "  8 lanes, 1 channels, in even shares, served tile 16" in output.out
     assert "  1 lanes, 1 channels, whole, 4 abreast  tile 16, unroll 4, 2 stages, 16 blocks" in output.out
     assert "  1 lanes, 1 channels, whole, side by side tile 8, 2 stages, 16 blocks" in output.out

@@ -52,6 +52,7 @@ def _line(candidate: dict[str, Any], chosen: bool) -> str:
     time += ", side by side" * candidate["whole_rows"]  # a warp's rows are one run of memory
     if candidate["abreast"] > 1:
         time += f", {candidate['abreast']} abreast"
+    time += ", together" * candidate["together"]  # the warps of a multiprocessor, in one block
     # Where it is 0, that is a tile, or what states leave room for.
     unroll = f"unroll {candidate['unroll']}, " if candidate["unroll"] else ""
     details = f"tile {candidate['tile']}, {unroll}{candidate['stages']} stages, {candidate['min_blocks']} blocks"
