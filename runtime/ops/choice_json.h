@@ -10,6 +10,13 @@
 
 namespace mamba_scan::ops {
 
+inline constexpr std::array<std::pair<const char*, bool PlanChoice::*>, 5> kChoiceFlags{
+    {{"cut", &PlanChoice::cut},
+     {"wrapped", &PlanChoice::wrapped},
+     {"served", &PlanChoice::served},
+     {"whole_rows", &PlanChoice::whole_rows},
+     {"together", &PlanChoice::together}}};
+
 inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 9> kChoiceNumbers{
     {{"lanes", &PlanChoice::lanes},
      {"channels", &PlanChoice::channels},
@@ -22,11 +29,8 @@ inline constexpr std::array<std::pair<const char*, std::int16_t PlanChoice::*>, 
      {"abreast", &PlanChoice::abreast}}};
 
 inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
-  nlohmann::ordered_json json = {{"cut", choice.cut},
-                                 {"wrapped", choice.wrapped},
-                                 {"served", choice.served},
-                                 {"whole_rows", choice.whole_rows},
-                                 {"together", choice.together}};
+  nlohmann::ordered_json json;
+  for (const auto& [name, flag] : kChoiceFlags) json[name] = choice.*flag;
   for (const auto& [name, number] : kChoiceNumbers) json[name] = choice.*number;
   return json;
 }
@@ -34,11 +38,7 @@ inline nlohmann::ordered_json choice_to_json(const PlanChoice& choice) {
 // Throws nlohmann's exceptions where something is missing or of another type.
 inline PlanChoice choice_from_json(const nlohmann::ordered_json& json) {
   PlanChoice choice;
-  choice.cut = json.at("cut").get<bool>();
-  choice.wrapped = json.at("wrapped").get<bool>();
-  choice.served = json.at("served").get<bool>();
-  choice.whole_rows = json.at("whole_rows").get<bool>();
-  choice.together = json.at("together").get<bool>();
+  for (const auto& [name, flag] : kChoiceFlags) choice.*flag = json.at(name).get<bool>();
   for (const auto& [name, number] : kChoiceNumbers) choice.*number = json.at(name).get<std::int16_t>();
   return choice;
 }
