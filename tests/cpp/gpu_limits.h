@@ -120,6 +120,14 @@ inline driver::DeviceReport h100_report(int sm_count = 132, int capability = 90)
   return device;
 }
 
+// The same with faster memory.
+inline driver::DeviceReport h200_report() {
+  driver::DeviceReport device = h100_report();
+  device.memory_clock_khz = 3201000;
+  device.memory_bus_bits = 6144;
+  return device;
+}
+
 inline driver::DeviceReport report_of(const GpuModel& model) {
   driver::DeviceReport device = report_of(model.capability, model.sm_count);
   device.name = model.name;

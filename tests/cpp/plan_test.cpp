@@ -115,17 +115,10 @@ TEST(Plan, SharesOutRowsThatFillNoWholeRounds) {
   EXPECT_FALSE(plan_of(problem_of(8, 2047, 5118)).variant.wrapped) << "rows that share sectors of memory";
 }
 
-driver::DeviceReport h200_report() {
-  driver::DeviceReport device = test::h100_report();
-  device.memory_clock_khz = 3201000;
-  device.memory_bus_bits = 6144;
-  return device;
-}
-
 // On an H200 64, 2048, 1536 took 950 us by a block for every warp, and 884 by one for all 16 of a multiprocessor; 1,
 // 131072, 2048 took 1390, and 1292.
 TEST(Plan, PutsTheWarpsOfAMultiprocessorIntoOneBlock) {
-  const auto plan_of = [](const SelectiveScanProblem& p) { return plan_forward(p, h200_report()); };
+  const auto plan_of = [](const SelectiveScanProblem& p) { return plan_forward(p, test::h200_report()); };
   for (const bool everything : {false, true}) {
     const auto problem_with = [&](Index batch, Index seqlen, Index dim) {
       const SelectiveScanProblem p = problem_of(batch, seqlen, dim);
@@ -157,7 +150,7 @@ TEST(Plan, PutsNoWarpsTogetherThatMemoryHoldsUp) {
   const SelectiveScanProblem steps = with_everything(problem_of(16, 2048, 5120, 16, DType::kBFloat16, true));
   const SelectiveScanProblem wide = problem_of(64, 2048, 1536, 16, DType::kFloat32);
   for (const auto& p : {steps, wide}) {
-    EXPECT_GT(plan_forward(p, h200_report()).variant.together, 1);
+    EXPECT_GT(plan_forward(p, test::h200_report()).variant.together, 1);
     EXPECT_EQ(plan_forward(p, test::h100_report()).variant.together, 1);
   }
   EXPECT_EQ(plan_forward(problem_of(64, 2048, 1536), test::h100_report()).variant.together, 16);
