@@ -49,6 +49,13 @@ __device__ __forceinline__ float reciprocal_fast(float x) {
   return y;
 }
 
+// a * b + c, but 0 where that is less, or not a number, and 1 where it is more.
+__device__ __forceinline__ float fma_saturated(float a, float b, float c) {
+  float y;
+  asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(a), "f"(b), "f"(c));
+  return y;
+}
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 
 __device__ __forceinline__ float to_float(Float16 x) {
@@ -120,6 +127,17 @@ __device__ __forceinline__ int opaque(int x) {
 // As instructions on shared memory have it.
 __device__ __forceinline__ unsigned shared_address(const void* in_shared) {
   return static_cast<unsigned>(__cvta_generic_to_shared(in_shared));
+}
+
+// Entry (place - kPairZero) / kPairUnit, rounded, of a table of pairs in shared memory that nothing writes to any more.
+// A unit is the last bit of a number that follows 2, and of the bits of 2 none is left when they are shifted by those
+// of a pair's size.
+constexpr float kPairZero = 2.0f, kPairUnit = 1.0f / 4194304.0f;
+__device__ __forceinline__ float2 read_pair(const float2* table, float place) {
+  const unsigned at = (__float_as_uint(place) << 3) + shared_address(table);
+  float2 pair;
+  asm("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(at));
+  return pair;
 }
 
 // Copies BYTES (4, 8 or 16) from global to shared memory while the thread goes on; both aligned to BYTES. Visible to

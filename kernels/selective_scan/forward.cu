@@ -32,9 +32,14 @@
 //
 // Of no use: 24 warps of a multiprocessor (164, with tiles of 8 steps, which is what shared memory has room for), two
 // sums of y, all decays of a step first, a polynomial on the fma pipe in place of exponentials; delta * u * B by tensor
-// cores (in that loop 139 instead of 136). Softplus and the sigmoid by straight lines from a table in shared memory, in
-// place of two and a half exponentials a step, took 176 clocks for 183, two blocks of eight warps having a table each,
-// and 175 with every step's gate right after it; what reads shared memory is busy for 79 % of the time then.
+// cores (in that loop 139 instead of 136).
+//
+// With softplus, bias and gate a step has two and a half exponentials more and some thirty instructions. Where a block
+// has several warps, all read them from one table (common/activation_table.cuh): 64, 2048, 1536 took 880 us on an H200
+// without these, 1048 with, and 1010 by the table; 1, 131072, 2048 1290, 1528 and 1487; in (b, d, l) 16, 2048, 5120
+// 747, 906 and 872. The 18 instructions a step that are left still take about a clock each. With the gates of eight
+// steps in a row after these, as they are evaluated without a table, nothing was gained (1040, 1528), nor (1038) where
+// the compiler was kept from putting them off by a __syncwarp, which waits for what is being read.
 #if MS_COMPLEX
 #include "selective_scan/complex_lane.cuh"
 #else
@@ -189,7 +194,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
   for (int first = PART ? begin / kSteps * kSteps : 0; first < end; first += kSteps) {
     self.delta.read(stage.delta, first, id);
     InputReader input;
-    input.read(stage.u, first, id, u_shift);
+    input.read(stage.u, first, 0, id, u_shift);
     Outputs out;
     const int own = first + id.first_step;
 #if MS_SLICE
@@ -223,6 +228,54 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
 #endif
   }
 }
+
+#if defined(MS_TABULATED)
+static_assert(kLanes == 1 && kElementBytes == 2 && !kReadsDirectly && !MS_PACKED && !MS_SLICE && !MS_INVARIANT,
+              "softplus and gates of a lane's own channels, of tiles, that 16 bits round");
+
+// The same of a whole tile, of which steps 0 to end - 1 exist: each step's gate right after its states, and before it
+// the next one's softplus. These wait for shared memory, and the exponentials of the next step's decays, which nothing
+// is stored before, go on meanwhile; a group's gates in a row at its end would have none beside them.
+__device__ __forceinline__ void compute_tile_by_step(const SelectiveScanForwardParams& params, const Shared& shared,
+                                                     Stage& stage, int end, LaneId id, Lane& self) {
+  constexpr int kAtOnce = StepOutputs::kAtOnce;
+  const auto u_shift = shift_of<MS_U_ACCESS>(params.problem.u, shared.piece.row, id);
+  const auto z_shift = shift_of<MS_Z_ACCESS>(params.problem.z, shared.piece.row, id);
+#pragma unroll 1
+  for (int first = 0; first < end; first += kSteps) {
+    SequenceReader<MS_U_ACCESS, kAtOnce> input;
+    SequenceReader<MS_DELTA_ACCESS, kAtOnce> delta;
+    SequenceReader<MS_Z_ACCESS, kAtOnce> gate;
+    StepOutputs outputs;
+    float dt[kSteps][kChannels];
+    const auto evaluate_delta = [&](int t) {
+      if (t % kAtOnce == 0) delta.read(stage.delta, first, t, id, self.delta.shift());
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) dt[t][r] = self.delta.value(delta.value(t % kAtOnce, r), r, first + t < end);
+    };
+    evaluate_delta(0);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) {
+      if (t % kAtOnce == 0) input.read(stage.u, first, t, id, u_shift);
+      float u[kChannels], y[kChannels];
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) u[r] = input.value(t % kAtOnce, r);
+      step_states(shared, stage, first + t, id, dt[t], u, self, y);
+      if (t + 1 < kSteps) evaluate_delta(t + 1);
+#if MS_HAS_Z
+      if (t % kAtOnce == 0) gate.read(stage.z, first, t, id, z_shift);
+#pragma unroll
+      for (int r = 0; r < kChannels; ++r) {
+        const float z = gate.value(t % kAtOnce, r);
+        y[r] *= z * sigmoid(activation_table(), z);
+      }
+#endif
+      if constexpr (kShifted<MS_U_ACCESS>) __syncwarp();  // outputs may lie where others' u did
+      outputs.put(stage.u, first, t, id, y);
+    }
+  }
+}
+#endif
 
 #if MS_U_ACCESS == 4
 // The same of a whole tile of rows that are moved directly, of which steps 0 to end - 1 exist. Unrolled, so that what
@@ -288,6 +341,8 @@ __device__ __forceinline__ void scan_tile(const SelectiveScanForwardParams& para
 #pragma unroll 1
   while (scan_sequence(params, shared, stage, tile, id, self)) {
   }
+#elif defined(MS_TABULATED)
+  compute_tile_by_step(params, shared, stage, whole ? kTile : steps_of_tile(params.problem, tile), id, self);
 #else
   compute_tile<false>(params, shared, stage, tile, 0, whole ? kTile : steps_of_tile(params.problem, tile), id, self);
 #endif
@@ -388,9 +443,13 @@ __device__ __forceinline__ bool hands_out_state(const SelectiveScanForwardParams
 extern "C" __global__ void __launch_bounds__(32 * kBlockWarps, (MS_MIN_BLOCKS + kBlockWarps - 1) / kBlockWarps)
     selective_scan_forward(const SelectiveScanForwardParams params) {
 #if MS_ABREAST > 1 || defined(MS_TOGETHER)
-  static_assert(sizeof(Shared) * kBlockWarps == MS_SHARED_BYTES, "the plan has counted otherwise");
-  MS_DYNAMIC_SHARED(uint4, of_warps);
-  Shared& shared = reinterpret_cast<Shared*>(of_warps)[threadIdx.x / 32];
+  static_assert(kTableBytes + sizeof(Shared) * kBlockWarps == MS_SHARED_BYTES, "the plan has counted otherwise");
+  MS_DYNAMIC_SHARED(uint4, of_block);
+  Shared& shared = reinterpret_cast<Shared*>(reinterpret_cast<char*>(of_block) + kTableBytes)[threadIdx.x / 32];
+  if constexpr (kTabulated) {
+    fill_table(activation_table(), static_cast<int>(threadIdx.x), 32 * kBlockWarps);
+    __syncthreads();
+  }
   if (kAbreast > 1 ? static_cast<int>(threadIdx.x) / 32 >= rows_abreast(params) : this_slot(params) >= params.slots)
     return;
 #else

@@ -83,6 +83,9 @@ struct OfRow {
   }
 };
 
+// Rows of outputs whose u is moved in words are aligned to words only.
+constexpr bool kWordRows = kShifted<MS_U_ACCESS> && MS_U_ACCESS == kWords;
+
 // A lane's outputs of a few steps are a fraction of a memory sector. They replace u in the tile, whose elements of
 // these steps all lanes have read, and go to memory in whole rows of the tile. PART: only steps begin to end - 1,
 // counted from `first`.
@@ -90,8 +93,7 @@ template <bool PART>
 __device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id, int begin, int end,
                                              const Outputs& y) {
 #if MS_SEQ_CONTIGUOUS
-  // Rows that are moved in words are aligned to words only.
-  constexpr int kTogether = kShifted<MS_U_ACCESS> && MS_U_ACCESS == kWords && kOwnedSteps > 2 ? 2 : kOwnedSteps;
+  constexpr int kTogether = kWordRows && kOwnedSteps > 2 ? 2 : kOwnedSteps;
 #pragma unroll
   for (int i = 0; i < kOwned; ++i) {
     Element* row =
@@ -122,6 +124,35 @@ __device__ __forceinline__ void keep_outputs(Element* tile, int first, LaneId id
   }
 #endif
 }
+
+// The same of a lane that has its channels to itself, step by step. Where steps are adjacent, kAtOnce make a vector:
+// stored one by one, those of lanes would meet in the same banks.
+struct StepOutputs {
+  enum : int { kAtOnce = !kSeqContiguous ? 1 : kSteps < 4 || kWordRows ? 2 : 4 };
+
+  // Of step t of the group that begins with step `first`.
+  __device__ __forceinline__ void put(Element* tile, int first, int t, LaneId id, const float (&y)[kChannels]) {
+#if MS_SEQ_CONTIGUOUS
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) {
+      from_float(y[r], rows_[r].value[place_in_steps<kAtOnce>(t % kAtOnce)]);
+      if (t % kAtOnce == kAtOnce - 1)
+        *reinterpret_cast<Elements<kAtOnce>*>(tile + channel_of(id, r) * kOutputPitch + kOutputPlace +
+                                              place_of_steps<kAtOnce>(first + t + 1 - kAtOnce)) = rows_[r];
+    }
+#else
+    Elements<kChannels> step;
+#pragma unroll
+    for (int r = 0; r < kChannels; ++r) from_float(y[r], step.value[r]);
+    *reinterpret_cast<Elements<kChannels>*>(tile + (first + t) * kOutputPitch + channel_of(id, 0)) = step;
+#endif
+  }
+
+#if MS_SEQ_CONTIGUOUS
+ private:
+  Elements<kAtOnce> rows_[kChannels];
+#endif
+};
 
 #if MS_SLICE
 // The sums over the states of the slices so far, of the lane's owned channels and steps of the group from step `first`

@@ -339,7 +339,11 @@ constexpr bool kPreciseDelta = MS_DTYPE == 0 || MS_COMPLEX;
 // From an element of delta: with its bias, through softplus. exists: whether the step lies inside the sequence.
 __device__ __forceinline__ float delta_of(float raw, float bias, bool exists) {
   float value = MS_HAS_BIAS ? raw + bias : raw;
-  if constexpr (MS_SOFTPLUS) value = softplus<kPreciseDelta>(value);
+  if constexpr (MS_SOFTPLUS && kTabulated) {
+    value = softplus(activation_table(), value);
+  } else if constexpr (MS_SOFTPLUS) {
+    value = softplus<kPreciseDelta>(value);
+  }
   // What forget_steps() leaves would become a step of its own.
   if (MS_HAS_BIAS && !MS_SOFTPLUS) value = exists ? value : 0.0f;
   return value;
@@ -386,6 +390,8 @@ struct DeltaReader {
                                            shift_.of_step(kReadSteps % kShifts<MS_DELTA_ACCESS> == 0 ? t : first + t));
 #endif
   }
+
+  __device__ __forceinline__ Shift<MS_DELTA_ACCESS> shift() const { return shift_; }
 
   // From an element of the i-th channel whose delta the lane evaluates.
   __device__ __forceinline__ float value(float raw, int i, bool exists) const {
@@ -461,33 +467,37 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, cons
   __syncwarp();
 }
 
-// kSteps steps of u for the lane's channels.
-struct InputReader {
-  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id, Shift<MS_U_ACCESS> shift) {
+// STEPS steps of u, delta or z, which is moved as ACCESS says, for the lane's channels.
+template <int ACCESS, int STEPS>
+struct SequenceReader {
+  // From step t of the group on that begins with step `first`.
+  __device__ __forceinline__ void read(const Element* tile, int first, int t, LaneId id, Shift<ACCESS> shift) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r)
-      raw_[r] = read_row<MS_U_ACCESS, kSteps>(tile + channel_of(id, r) * kPitch<MS_U_ACCESS>,
-                                              place_of_steps<kSteps>(first), shift.first);
+      raw_[r] = read_row<ACCESS, STEPS>(tile + channel_of(id, r) * kPitch<ACCESS>, place_of_steps<STEPS>(first + t),
+                                        shift.first);
 #else
 #pragma unroll
-    for (int t = 0; t < kSteps; ++t)
-      raw_[t] = read_row<MS_U_ACCESS, kChannels>(tile + (first + t) * kPitch<MS_U_ACCESS>, channel_of(id, 0),
-                                                 shift.of_step(kSteps % kShifts<MS_U_ACCESS> == 0 ? t : first + t));
+    for (int i = 0; i < STEPS; ++i, ++t)
+      raw_[i] = read_row<ACCESS, kChannels>(tile + (first + t) * kPitch<ACCESS>, channel_of(id, 0),
+                                            shift.of_step(kSteps % kShifts<ACCESS> == 0 ? t : first + t));
 #endif
   }
 
-  __device__ __forceinline__ float value(int t, int r) const {
-    return to_float(kSeqContiguous ? raw_[r].value[place_in_steps<kSteps>(t)] : raw_[t].value[r]);
+  // The i-th of these steps, of channel r.
+  __device__ __forceinline__ float value(int i, int r) const {
+    return to_float(kSeqContiguous ? raw_[r].value[place_in_steps<STEPS>(i)] : raw_[i].value[r]);
   }
 
  private:
 #if MS_SEQ_CONTIGUOUS
-  Elements<kSteps> raw_[kChannels];
+  Elements<STEPS> raw_[kChannels];
 #else
-  Elements<kChannels> raw_[kSteps];
+  Elements<kChannels> raw_[STEPS];
 #endif
 };
+using InputReader = SequenceReader<MS_U_ACCESS, kSteps>;
 
 }  // namespace
 }  // namespace mamba_scan

@@ -26,6 +26,7 @@
 //   MS_WRAPPED           if at all: slots are ranges of rows, and go round (forward_params.h)
 //   MS_TOGETHER          if at all: warps of a block of forward.cu that have nothing to do with each other, all that a
 //                        multiprocessor runs
+//   MS_TABULATED         with MS_TOGETHER, if at all: softplus and gates come from a table (activation_table.cuh)
 //   MS_ABREAST           adjacent rows of a block that go through their tiles in step: 1, but in forward.cu also 2 or 4
 //   MS_MIN_BLOCKS        per multiprocessor: caps the registers
 //   MS_TILE              steps copied at a time
@@ -48,7 +49,7 @@
 //   MS_SLICE             0: all states; 1: some, whose sums go to partial_sum; 2: the last ones, which finish y
 #pragma once
 
-#include "common/activation.cuh"
+#include "common/activation_table.cuh"
 #include "common/device.cuh"
 #include "selective_scan/element.cuh"
 #include "selective_scan/forward_params.h"
@@ -77,6 +78,11 @@ constexpr bool kWrapped = false;
 constexpr int kBlockWarps = MS_TOGETHER;
 #else
 constexpr int kBlockWarps = kAbreast;  // of forward.cu
+#endif
+#if defined(MS_TABULATED)
+constexpr bool kTabulated = true;
+#else
+constexpr bool kTabulated = false;
 #endif
 #if defined(MS_INTERLEAVED_STATES)  // by carry.cu itself
 constexpr bool kInterleavedStates = true;
@@ -258,6 +264,13 @@ __device__ __forceinline__ const float* tile_B(const ExpandedTile& expanded, con
 }
 __device__ __forceinline__ const float* tile_C(const ExpandedTile& expanded, const Stage& stage) {
   return kReadsPrepared || kReadsCInPlace ? reinterpret_cast<const float*>(stage.C) : expanded.C;
+}
+
+// The block's table, at the begin of its dynamic shared memory.
+constexpr int kTableBytes = kTabulated ? static_cast<int>(sizeof(ActivationTable)) : 0;
+__device__ __forceinline__ ActivationTable& activation_table() {
+  MS_DYNAMIC_SHARED(uint4, memory);
+  return *reinterpret_cast<ActivationTable*>(memory);
 }
 
 // ---- which piece of which row ----

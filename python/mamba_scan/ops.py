@@ -173,6 +173,9 @@ def selective_scan(
         h[n]     = exp(dt * A[d, n]) * h[n] + dt * u[b, t, d] * B[b, t, g, n]      g = d // (dim // groups)
         y[b,t,d] = (sum over n of h[n] * C[b, t, g, n]  +  D[d] * u[b, t, d]) * (silu(z[b, t, d]) if z given)
 
+    All of it is computed in float32. For 16-bit inputs a GPU may take softplus and silu from a table, within a relative
+    7e-5 of their values; rounding y to float16 changes it by up to 5e-4, to bfloat16 by up to 4e-3.
+
     Parameters
     ----------
     u : Tensor, (b, l, d)

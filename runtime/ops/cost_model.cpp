@@ -98,8 +98,8 @@ double shared_by_lanes(const ForwardVariant& v) { return v.channels * (1 - 1.0 /
 // All but what states take.
 double besides_states(const ForwardVariant& v) {
   double step = 4.9 * shared_by_lanes(v) + v.channels * shifted(v);
-  if (v.softplus) step += 14 * owned(v) + (v.shares_inputs() ? 0 : 7 * shared_by_lanes(v));
-  if (v.has_z) step += 4 * owned(v);
+  if (v.softplus) step += (v.tabulated ? 11 : 14) * owned(v) + (v.shares_inputs() ? 0 : 7 * shared_by_lanes(v));
+  if (v.has_z) step += (v.tabulated ? 13 : 4) * owned(v);
   return step + moving(v);
 }
 
@@ -113,8 +113,8 @@ double of_states(const ForwardVariant& v) {
 // What a step's states, softplus and gate take of the exponential unit.
 double exponentials(const ForwardVariant& v) {
   double clocks = 8.0 * v.channels * v.states;
-  if (v.softplus) clocks += 8 * owned(v);
-  if (v.has_z) clocks += 12 * owned(v);
+  if (v.softplus && !v.tabulated) clocks += 8 * owned(v);
+  if (v.has_z && !v.tabulated) clocks += 12 * owned(v);
   return clocks;
 }
 
@@ -175,11 +175,14 @@ double reached_of_memory(const ForwardVariant& v) {
   return v.seq_contiguous ? 0.65 : 0.7;
 }
 
+// Is no warp of a scheduler alone at the end? Of two in a block either is held up as long.
+bool has_equal_warps(const ForwardVariant& v) { return v.together > 8; }
+
 // As a factor of steps: what warps of one block gain over those of several, whose last ones are alone at the end. Of 10
 // scans on an H200, three warps of a scheduler 0.94 to 0.96, four 0.91 to 0.95.
 double of_equal_warps(const ForwardVariant& v) {
   constexpr int kThree = 12;
-  return v.together == 1 ? 1 : v.together <= kThree ? 0.955 : 0.92;
+  return !has_equal_warps(v) ? 1 : v.together <= kThree ? 0.955 : 0.92;
 }
 
 // Of each row that is moved in windows, or piece of one: its last tile, which is hardly ever whole, and the first of
@@ -224,7 +227,7 @@ double clocks_uncut(const ForwardVariant& v, Index rows, int resident, Index seq
 double clocks_wrapped(const ForwardVariant& v, Index rows, Index slots, int warps, Index seqlen) {
   constexpr double kAlone = 1.1, kOfWarp = 0.025;
   const double of_slot = static_cast<double>(rows) / static_cast<double>(slots);
-  const double longer = warps == 1 ? kAlone : v.together > 1 ? 1 : 1 + kOfWarp * warps;
+  const double longer = warps == 1 ? kAlone : has_equal_warps(v) ? 1 : 1 + kOfWarp * warps;
   const double steps = longer * static_cast<double>(seqlen) * clocks_per_step(v, warps);
   return of_slot * (steps + kNextPiece) + (of_slot + 1) * clocks_of_row(v) + kStart + kClearingFlags;
 }

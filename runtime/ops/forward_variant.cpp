@@ -24,6 +24,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_SERVED", v.served);
   if (v.wrapped) define("MS_WRAPPED", 1);
   if (v.together > 1) define("MS_TOGETHER", v.together);
+  if (v.tabulated) define("MS_TABULATED", 1);
   define("MS_ABREAST", v.abreast);
   if (v.row_vector > 0) {
     define("MS_ROW_VECTOR", v.row_vector);
@@ -84,6 +85,7 @@ ForwardVariant carry_variant(ForwardVariant v) {
   // What is moved directly has registers for it: there are no more slots than the scan has warps.
   v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), is_direct ? v.min_blocks : std::int16_t{16});
   v.abreast = v.together = 1;
+  v.tabulated = false;
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
   v.c_access = Access::kVectors;
   v.z_access = v.y_access = Access::kVectors;
@@ -107,6 +109,12 @@ unsigned ForwardVariant::scan_blocks(const SelectiveScanForwardParams& params) c
   const int of_group = params.blocks_per_group * std::max(params.slots_per_row, 1);  // slots
   const int blocks = ceil_div(params.blocks_per_group, of_block) * std::max(params.slots_per_row, 1);
   return static_cast<unsigned>(params.slots / of_group * blocks);
+}
+
+// ActivationTable in activation_table.cuh.
+std::size_t ForwardVariant::table_bytes() const {
+  constexpr std::size_t kFunctions = 2, kLines = 1026, kPair = 2 * sizeof(float);
+  return tabulated ? kFunctions * kLines * kPair : 0;
 }
 
 bool ForwardVariant::shares_inputs() const {
@@ -167,7 +175,7 @@ std::size_t ForwardVariant::shared_bytes() const {
 }
 
 std::size_t ForwardVariant::dynamic_shared_bytes() const {
-  if (served || block_warps() > 1) return scan_slots() * shared_bytes();
+  if (served || block_warps() > 1) return table_bytes() + scan_slots() * shared_bytes();
   if (warps == 1) return 0;
   const int owned = channels > lanes ? channels / lanes : 1;
   const int deltas = shares_inputs() || (softplus && lanes > 1) ? owned : channels;

@@ -36,6 +36,7 @@ struct ForwardVariant {
   bool wrapped = false;         // a slot is a range of rows, and goes round (forward_params.h)
   std::int16_t abreast = 1;     // adjacent rows of a block of forward.cu, which go through their tiles in step
   std::int16_t together = 1;    // warps of a block of forward.cu that have nothing to do with each other
+  bool tabulated = false;       // whose softplus and gates come from a table that it has in shared memory
   std::int16_t row_vector = 0;  // of whole_rows.cu: elements that rows begin with a multiple of; 0: another kernel
   bool bulk = false;            // whole_rows.cu copies in bulk
   std::int16_t min_blocks = 12;
@@ -88,6 +89,7 @@ struct ForwardVariant {
     return 32 * scan_slots() * static_cast<unsigned>(warps + serving);
   }
   unsigned scan_blocks(const SelectiveScanForwardParams& params) const;
+  std::size_t table_bytes() const;           // of a block
   std::size_t shared_bytes() const;          // of a warp, or a pair, or in relay_served.cu a block
   std::size_t dynamic_shared_bytes() const;  // of a block of several warps; 0: all is static
   // The same of what whole_rows.cu has, which depends on the number of steps.

@@ -35,7 +35,8 @@ int block_slots(const driver::DeviceReport& device) {
 
 int blocks_per_sm(const ForwardVariant& v, const driver::DeviceReport& device) {
   const auto warps = static_cast<std::size_t>(v.block_warps());
-  const std::size_t by_shared = device.shared_per_sm / (warps * v.shared_bytes() + kReservedPerBlock) * warps;
+  const std::size_t by_shared =
+      device.shared_per_sm / (v.table_bytes() + warps * v.shared_bytes() + kReservedPerBlock) * warps;
   const int by_threads = device.max_threads_per_sm / static_cast<int>(kForwardBlockThreads);
   return std::max(1, std::min({static_cast<int>(v.min_blocks), static_cast<int>(by_shared), by_threads,
                                block_slots(device) * v.block_warps()}));

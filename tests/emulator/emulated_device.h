@@ -20,6 +20,11 @@ inline float exp2_fast(float x) { return ::emulator::flush(::exp2f(::emulator::f
 inline float log2_fast(float x) { return ::emulator::flush(::log2f(::emulator::flush(x))); }
 inline float reciprocal_fast(float x) { return ::emulator::flush(1.0f / ::emulator::flush(x)); }
 
+inline float fma_saturated(float a, float b, float c) {
+  const float y = ::fmaf(a, b, c);
+  return y > 0.0f ? (y < 1.0f ? y : 1.0f) : 0.0f;
+}
+
 inline float to_float(float x) { return x; }
 
 inline float to_float(Float16 x) {
@@ -93,6 +98,11 @@ inline void store_global(void* to, const void* from) {
 }
 
 inline int opaque(int x) { return x; }
+
+constexpr float kPairZero = 2.0f, kPairUnit = 1.0f / 4194304.0f;
+inline float2 read_pair(const float2* table, float place) {
+  return table[static_cast<int>((place - kPairZero) / kPairUnit)];
+}
 
 // The bytes arrive when they are waited for and are poison until then.
 template <int BYTES>

@@ -228,7 +228,7 @@ TEST_P(PreparedScan, IsBitwiseTheSameAsOneThatIsNot) {
 TEST(EmulatedKernels, AreAllReached) {
   int whole = 0, cut = 0, carries = 0, composes = 0, packed = 0, invariant = 0, relays = 0, relays_served = 0,
       served = 0, whole_rows = 0, prepares = 0, prepared = 0, abreast = 0, whole_sectors = 0, direct = 0, wrapped = 0,
-      together = 0;
+      together = 0, tabulated = 0;
   for (const KernelImage* kernel : shipped_kernels()) {
     const std::string name = kernel->name;
     carries += name.starts_with("selective_scan_carry[");
@@ -244,6 +244,7 @@ TEST(EmulatedKernels, AreAllReached) {
     abreast += name.find("MS_ABREAST=4") != std::string::npos;
     direct += name.find("MS_U_ACCESS=4") != std::string::npos;
     together += name.find("MS_TOGETHER=") != std::string::npos;
+    tabulated += name.find("MS_TABULATED=1") != std::string::npos;
     whole_sectors += name.find("MS_Y_ACCESS=3") != std::string::npos;
     invariant += name.find("MS_INVARIANT=1") != std::string::npos;
     prepared += name.find("MS_PREPARED=1") != std::string::npos;
@@ -263,7 +264,8 @@ TEST(EmulatedKernels, AreAllReached) {
   EXPECT_GE(abreast, 12);
   EXPECT_GE(whole_sectors, 4);
   EXPECT_GE(direct, 20);
-  EXPECT_GE(together, 7);
+  EXPECT_GE(together, 14);
+  EXPECT_GE(tabulated, 11);
   EXPECT_GE(prepares, 12);
   EXPECT_GE(prepared, 20);
 }

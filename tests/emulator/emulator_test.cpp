@@ -47,6 +47,46 @@ testing::AssertionResult mentions(const std::string& text, std::initializer_list
 #define NEEDS_INSTRUMENTED_ACCESSES \
   if (!sees_accesses()) GTEST_SKIP() << "this build checks memory with AddressSanitizer, which ends the process"
 
+// Of numbers that 16 bits hold, the finest of which are fp16's: both functions are near enough that rounding to 16 bits
+// hides it, everywhere, at the ends of lines and of the table, too.
+TEST(ActivationTable, IsWithinAFractionOfWhat16BitsRound) {
+  constexpr int kAll = 0xfc00 + 1;  // with both infinities, without NaN
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  Device device;
+  auto* in = device.allocate<float>("in", kAll, Access::kReadOnly);
+  auto* softplus = device.allocate<float>("softplus", kAll);
+  auto* sigmoid = device.allocate<float>("sigmoid", kAll);
+  int count = 0;
+  for (int bits = 0; bits <= 0xfc00; ++bits)
+    if (const double x = float16_value(static_cast<unsigned short>(bits)); !std::isnan(x))
+      in[count++] = static_cast<float>(x);
+  ASSERT_EQ(count, 2 * 0x7c01);
+  ASSERT_EQ(error_of(device, kTabulate, geometry({1}, {96}), in, softplus, sigmoid, count), "");
+  double worst_softplus = 0, worst_sigmoid = 0;
+  for (int i = 0; i < count; ++i) {
+    const double x = in[i];
+    if (x == -kInf) {
+      EXPECT_EQ(softplus[i], 0.0f);
+      continue;
+    }
+    if (x == kInf) {
+      EXPECT_EQ(softplus[i], static_cast<float>(kInf));
+      EXPECT_EQ(sigmoid[i], 1.0f);
+      continue;
+    }
+    if (x < -21.9) {
+      EXPECT_LT(std::fabs(softplus[i]), 4e-10) << x;
+      EXPECT_LT(std::fabs(sigmoid[i]), 4e-10) << x;
+      continue;
+    }
+    const double exact_softplus = std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
+    worst_softplus = std::max(worst_softplus, std::fabs(softplus[i] / exact_softplus - 1));
+    worst_sigmoid = std::max(worst_sigmoid, std::fabs(sigmoid[i] * (1 + std::exp(-x)) - 1));
+  }
+  EXPECT_LT(worst_softplus, 7e-5);
+  EXPECT_LT(worst_sigmoid, 7e-5);
+}
+
 TEST(Emulator, SumsOverABlockInEveryOrder) {
   for (const Order order : kOrders) {
     Device device;

@@ -7,6 +7,7 @@
 // Written as for NVRTC.
 namespace planted {
 
+#include "common/activation_table.cuh"
 #include "common/device.cuh"
 
 __global__ void block_sum(const float* in, float* out) {
@@ -29,6 +30,18 @@ __global__ void transpose(const float* in, float* out, int rows, int columns) {
   __syncthreads();
   const int to_row = blockIdx.x * 16 + y, to_column = blockIdx.y * 16 + x;
   if (to_row < columns && to_column < rows) out[to_row * rows + to_column] = tile[x][y];
+}
+
+__global__ void tabulate(const float* in, float* softplus, float* sigmoid, int count) {
+  namespace device = mamba_scan::device;
+  __shared__ device::ActivationTable table;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  device::fill_table(table, thread, threads);
+  __syncthreads();
+  for (int i = thread; i < count; i += threads) {
+    softplus[i] = device::softplus(table, in[i]);
+    sigmoid[i] = device::sigmoid(table, in[i]);
+  }
 }
 
 __global__ void warp_sums(const double* in, double* out) {
@@ -410,6 +423,7 @@ PLANTED(kBlockSum, block_sum);
 PLANTED(kTranspose, transpose);
 PLANTED(kWarpSums, warp_sums);
 PLANTED(kShuffles, shuffles);
+PLANTED(kTabulate, tabulate);
 PLANTED(kVotes, votes);
 PLANTED(kHistogram, histogram);
 PLANTED(kDynamicReverse, dynamic_reverse);

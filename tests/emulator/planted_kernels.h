@@ -7,7 +7,7 @@ namespace emulator {
 
 extern const KernelImage kBlockSum, kTranspose, kWarpSums, kShuffles, kVotes, kHistogram, kDynamicReverse,
     kNamedBarriers, kEvents, kWaitForFlag, kHandOver, kIndices, kConvert, kReadsPoison, kPipeline, kAsyncCopies,
-    kBulkCopies;
+    kBulkCopies, kTabulate;
 
 extern const KernelImage kMissingBarrier, kMissingWarpBarrier, kBlocksRace, kAtomicAndPlain, kLeavesBeforeBarrier,
     kTwoBarriers, kBarrierCounts, kArrivesTwice, kEventNotWaitedFor, kEventNeverHappens, kBulkCopyNotWaitedFor,

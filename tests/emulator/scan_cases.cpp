@@ -488,6 +488,21 @@ std::vector<ScanCase> scan_cases() {
   add_together("TogetherCut", f16, steps, 48, {1203}, cut).batch = 2;
   add_together("TogetherCutChannels", bf16, channels, 70, {1501}, cut);
   add_together("TogetherReverse", f16, channels, 15 * 32, {45}, whole).reverse = true;
+  add_together("TogetherReverseSteps", bf16, steps, 15 * 32, {45}, whole).reverse = true;
+  // Two warps of a scheduler, which only a table is a reason for.
+  add_together("TogetherTwo", f16, steps, 8 * 32, {1, 33}, whole);
+  add_together("TogetherTwoChannels", bf16, channels, 8 * 32 - 3, {33}, whole);
+  {
+    // Rows that begin in the middle of a word, or of a vector.
+    ScanCase& by_step = add_together("TogetherDense", f16, steps, 12 * 32 - 1, {35}, whole);
+    by_step.spacing = Spacing::kDense;
+    ScanCase& by_channel = add_together("TogetherDenseChannels", bf16, channels, 12 * 32, {35}, whole);
+    by_channel.spacing = Spacing::kDense;
+  }
+  for (const bool z : {false, true}) {
+    ScanCase& scan = add_together(z ? "TogetherGate" : "TogetherSoftplus", f16, steps, 16 * 32, {17}, whole);
+    scan.bare().z = z, scan.softplus = !z;
+  }
   add_direct("DirectFloat16", f16, 1, {1, 16, 33, 101});
   add_direct("DirectBFloat16", bf16, 8, {1, 17, 32, 67}).dim = 331;
   add_direct("DirectSixteenStates", f16, 16, {1, 7, 9, 16, 17, 67}).dim = 331;

@@ -155,7 +155,7 @@ def test_complex_operands_reach_the_operator_without_a_copy(device, pairs, layou
 
 @pytest.mark.parametrize("kind", ["bld", "transformers", "mamba_ssm"])
 def test_views_of_fused_projections_take_no_memory(cuda, kind):
-    problem = fused_projections(kind, 64, 256, 1536, 16, torch.float16, cuda)
+    problem = fused_projections(kind, 64, 1024, 1536, 16, torch.float16, cuda)
     problem |= {"A": -torch.rand(1536, 16, device=cuda), "delta_softplus": True}
     mamba_scan.selective_scan(**problem)
     torch.cuda.synchronize()
