@@ -19,12 +19,12 @@ namespace {
 constexpr int kDropTogether = kStates % 2 == 0 ? 2 : 1;  // registers s tested with one branch
 
 struct Lane {
-  float carry[kChannels][kStates];
-  float rate[kChannels][kStates];
+  States carry;
+  States rate;
   float after[kChannels];  // R_t
   DeltaReader delta;
 #if MS_B_ORDER == 3
-  float B[kChannels][kStates];
+  States B;
 #endif
 };
 
@@ -128,9 +128,8 @@ __device__ __forceinline__ bool last_piece(const SelectiveScanForwardParams& par
   piece = piece_at(params, range.begin, range.end);
   return is_whole_segment(params, piece);
 #else
-  const int row_begin = range.end / params.tiles_per_row * params.tiles_per_row;
-  if (range.begin == range.end || range.end == row_begin) return false;
-  piece = piece_at(params, max(range.begin, row_begin), range.end);
+  if (range.begin == range.end || range.end % params.tiles_per_row == 0) return false;
+  piece = piece_until(params, range.begin, range.end);
 #if MS_PACKED
   const SelectiveScanProblem& p = params.problem;
   const Index end = static_cast<Index>(piece.end) * kTile;

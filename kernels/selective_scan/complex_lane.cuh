@@ -21,7 +21,7 @@ using ComplexStates = Complex[kChannels][kStates];
 
 struct Lane {
   ComplexStates state;
-  float rate[kChannels][kStates];  // re(A) * log2(e)
+  States rate;  // re(A) * log2(e)
   HalfTurns turns[kChannels][kStates];
   DeltaReader delta;
 #if MS_HAS_D

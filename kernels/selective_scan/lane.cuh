@@ -7,17 +7,17 @@ namespace mamba_scan {
 namespace {
 
 struct Lane {
-  float state[kChannels][kStates];
-  float rate[kChannels][kStates];
+  States state;
+  States rate;
   DeltaReader delta;
 #if MS_HAS_D
   float D[kChannels];  // zero in all lanes but one of those that share a channel
 #endif
 #if MS_B_ORDER == 3
-  float B[kChannels][kStates];
+  States B;
 #endif
 #if MS_C_ORDER == 3
-  float C[kChannels][kStates];
+  States C;
 #endif
 };
 

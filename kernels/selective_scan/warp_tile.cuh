@@ -551,7 +551,10 @@ __device__ __forceinline__ void for_each_state(const Row& row, LaneId id, Index 
   }
 }
 
-__device__ __forceinline__ void set_zero(float (&value)[kChannels][kStates]) {
+// A number for each of a lane's states.
+using States = float[kChannels][kStates];
+
+__device__ __forceinline__ void set_zero(States& value) {
 #pragma unroll
   for (int r = 0; r < kChannels; ++r)
 #pragma unroll
@@ -560,7 +563,7 @@ __device__ __forceinline__ void set_zero(float (&value)[kChannels][kStates]) {
 
 // A * log2(e): exp(dt * A) = 2^(dt * rate). Zero where there is no such channel or state.
 __device__ __forceinline__ void load_decay_rates(const SelectiveScanProblem& p, const Row& row, LaneId id,
-                                                 float (&rate)[kChannels][kStates]) {
+                                                 States& rate) {
   const float* A = p.A + row.first_channel * p.A_dim_stride;
   for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
                  [&](int r, int s, Index index, bool exists) { rate[r][s] = exists ? A[index] * kLog2E : 0.0f; });
@@ -568,7 +571,7 @@ __device__ __forceinline__ void load_decay_rates(const SelectiveScanProblem& p, 
 
 // B or C when it is constant in time.
 __device__ __forceinline__ void load_constant_projection(const ProjectionTensor& tensor, const Row& row, LaneId id,
-                                                         float (&to)[kChannels][kStates]) {
+                                                         States& to) {
   const float* from = static_cast<const float*>(tensor.data) + row.first_channel * tensor.group_stride;
   for_each_state(row, id, tensor.group_stride, tensor.state_stride,
                  [&](int r, int s, Index index, bool exists) { to[r][s] = exists ? from[index] : 0.0f; });

@@ -33,8 +33,6 @@ __device__ __forceinline__ void await_state_of(const SelectiveScanForwardParams&
   __syncwarp();
 }
 
-using States = float[kChannels][kStates];
-
 template <class Visit>
 __device__ __forceinline__ void for_each_handed(const SelectiveScanForwardParams& params, int slot, LaneId id,
                                                 const Visit& visit) {
