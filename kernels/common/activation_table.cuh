@@ -3,7 +3,8 @@
 //
 // Between -22 and 10 there is a line for every 1/32, off by 6e-5 of the value at most, an eighth of what rounding to
 // fp16 may be off by. Below -22, where either is less than 3e-10, they are zero, and above 10 softplus is x and the
-// sigmoid 1, off by 5e-5 at most.
+// sigmoid 1, off by 5e-5 at most. softplus of NaN is NaN; the sigmoid of NaN is zero, and NaN again once it is
+// multiplied by NaN for a gate.
 #pragma once
 
 #include "common/activation.cuh"
@@ -48,7 +49,7 @@ __device__ __forceinline__ float2 line_at(const float2* lines, float place) {
 }
 
 __device__ __forceinline__ float softplus(const ActivationTable& table, float x) {
-  x = fmaxf(x, -1e30f);  // minus infinity, of which softplus is zero
+  x = max_or_nan(x, -1e30f);  // minus infinity, of which softplus is zero
   const float2 line = line_at(table.softplus, place_in_table(x));
   return line.y * x + line.x;
 }

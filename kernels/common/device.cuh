@@ -49,6 +49,13 @@ __device__ __forceinline__ float reciprocal_fast(float x) {
   return y;
 }
 
+// The larger one, and not a number where one is not. Since Ampere.
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 // a * b + c, but 0 where that is less, or not a number, and 1 where it is more.
 __device__ __forceinline__ float fma_saturated(float a, float b, float c) {
   float y;

@@ -20,6 +20,8 @@ inline float exp2_fast(float x) { return ::emulator::flush(::exp2f(::emulator::f
 inline float log2_fast(float x) { return ::emulator::flush(::log2f(::emulator::flush(x))); }
 inline float reciprocal_fast(float x) { return ::emulator::flush(1.0f / ::emulator::flush(x)); }
 
+inline float max_or_nan(float a, float b) { return a != a || a > b ? a : b; }
+
 inline float fma_saturated(float a, float b, float c) {
   const float y = ::fmaf(a, b, c);
   return y > 0.0f ? (y < 1.0f ? y : 1.0f) : 0.0f;

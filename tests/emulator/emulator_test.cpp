@@ -50,7 +50,7 @@ testing::AssertionResult mentions(const std::string& text, std::initializer_list
 // Of numbers that 16 bits hold, the finest of which are fp16's: both functions are near enough that rounding to 16 bits
 // hides it, everywhere, at the ends of lines and of the table, too.
 TEST(ActivationTable, IsWithinAFractionOfWhat16BitsRound) {
-  constexpr int kAll = 0xfc00 + 1;  // with both infinities, without NaN
+  constexpr int kAll = 0xfc00 + 1;  // with both infinities, and one NaN
   constexpr double kInf = std::numeric_limits<double>::infinity();
   Device device;
   auto* in = device.allocate<float>("in", kAll, Access::kReadOnly);
@@ -61,10 +61,16 @@ TEST(ActivationTable, IsWithinAFractionOfWhat16BitsRound) {
     if (const double x = float16_value(static_cast<unsigned short>(bits)); !std::isnan(x))
       in[count++] = static_cast<float>(x);
   ASSERT_EQ(count, 2 * 0x7c01);
+  in[count++] = std::numeric_limits<float>::quiet_NaN();
   ASSERT_EQ(error_of(device, kTabulate, geometry({1}, {96}), in, softplus, sigmoid, count), "");
   double worst_softplus = 0, worst_sigmoid = 0;
   for (int i = 0; i < count; ++i) {
     const double x = in[i];
+    if (std::isnan(x)) {
+      EXPECT_TRUE(std::isnan(softplus[i]));
+      EXPECT_EQ(sigmoid[i], 0.0f);
+      continue;
+    }
     if (x == -kInf) {
       EXPECT_EQ(softplus[i], 0.0f);
       continue;
