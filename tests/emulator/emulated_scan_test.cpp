@@ -264,8 +264,8 @@ TEST(EmulatedKernels, AreAllReached) {
   EXPECT_GE(abreast, 12);
   EXPECT_GE(whole_sectors, 4);
   EXPECT_GE(direct, 20);
-  EXPECT_GE(together, 14);
-  EXPECT_GE(tabulated, 11);
+  EXPECT_GE(together, 17);
+  EXPECT_GE(tabulated, 14);
   EXPECT_GE(prepares, 12);
   EXPECT_GE(prepared, 20);
 }

@@ -499,6 +499,16 @@ std::vector<ScanCase> scan_cases() {
     ScanCase& by_channel = add_together("TogetherDenseChannels", bf16, channels, 12 * 32, {35}, whole);
     by_channel.spacing = Spacing::kDense;
   }
+  // The same of sequences long enough for windows; outputs of few states wait for whole sectors.
+  for (const Index dstate : {5, 16}) {
+    ScanCase& scan = add_together("TogetherWindows", f16, channels, 8 * 32, {135}, whole);
+    scan.name += std::to_string(dstate);
+    scan.spacing = Spacing::kDense, scan.dstate = dstate;
+  }
+  {
+    ScanCase& scan = add_together("TogetherWindowsReverse", bf16, channels, 70, {389}, cut);
+    scan.spacing = Spacing::kDense, scan.reverse = true;
+  }
   for (const bool z : {false, true}) {
     ScanCase& scan = add_together(z ? "TogetherGate" : "TogetherSoftplus", f16, steps, 16 * 32, {17}, whole);
     scan.bare().z = z, scan.softplus = !z;

@@ -185,7 +185,7 @@ def test_returns_only_y_unless_the_state_is_asked_for(device):
 @pytest.mark.parametrize("layout", ["bld", "bdl"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_gate_and_softplus_of_every_value(device, dtype, layout):
-    """Both by themselves, of all values up to 1e4 and NaN, in a scan that fills a GPU: y is silu(z) or softplus(delta)."""
+    """Of all values up to 1e4, in a scan that fills a GPU: y is silu(z) or softplus(delta), each by itself."""
     batch, seqlen, dim, dstate = 44, 32, 1536, 16
     values = torch.arange(65536, device=device).to(torch.int16).view(dtype)
     values = torch.where((values.abs() < 1e4) | values.isnan(), values, 0)
