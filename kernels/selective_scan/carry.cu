@@ -108,7 +108,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanProblem& p, cons
   for (int first = kTile - kSteps; first >= 0; first -= kSteps) {
     self.delta.read(stage.delta, first, id);
     InputReader input;
-    input.read(stage.u, first, 0, id, u_shift);
+    input.read(stage.u, first, id, u_shift);
     float dt[kSteps][kChannels], u[kSteps][kChannels];
     self.delta.steps([&](int t) { return !kPacked || first + t >= begin; }, id, dt);
 #pragma unroll

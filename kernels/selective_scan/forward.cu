@@ -194,7 +194,7 @@ __device__ __forceinline__ void compute_tile(const SelectiveScanForwardParams& p
   for (int first = PART ? begin / kSteps * kSteps : 0; first < end; first += kSteps) {
     self.delta.read(stage.delta, first, id);
     InputReader input;
-    input.read(stage.u, first, 0, id, u_shift);
+    input.read(stage.u, first, id, u_shift);
     Outputs out;
     const int own = first + id.first_step;
 #if MS_SLICE
@@ -249,21 +249,21 @@ __device__ __forceinline__ void compute_tile_by_step(const SelectiveScanForwardP
     StepOutputs outputs;
     float dt[kSteps][kChannels];
     const auto evaluate_delta = [&](int t) {
-      if (t % kAtOnce == 0) delta.read(stage.delta, first, t, id, self.delta.shift());
+      if (t % kAtOnce == 0) delta.read(stage.delta, first, id, self.delta.shift(), t);
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) dt[t][r] = self.delta.value(delta.value(t % kAtOnce, r), r, first + t < end);
     };
     evaluate_delta(0);
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
-      if (t % kAtOnce == 0) input.read(stage.u, first, t, id, u_shift);
+      if (t % kAtOnce == 0) input.read(stage.u, first, id, u_shift, t);
       float u[kChannels], y[kChannels];
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) u[r] = input.value(t % kAtOnce, r);
       step_states(shared, stage, first + t, id, dt[t], u, self, y);
       if (t + 1 < kSteps) evaluate_delta(t + 1);
 #if MS_HAS_Z
-      if (t % kAtOnce == 0) gate.read(stage.z, first, t, id, z_shift);
+      if (t % kAtOnce == 0) gate.read(stage.z, first, id, z_shift, t);
 #pragma unroll
       for (int r = 0; r < kChannels; ++r) {
         const float z = gate.value(t % kAtOnce, r);

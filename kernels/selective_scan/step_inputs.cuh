@@ -43,7 +43,7 @@ __device__ __forceinline__ void evaluate_inputs(DeltaReader& delta, Shift<MS_U_A
   if constexpr (kSharesInputs) {
     read_owned<MS_U_ACCESS>(stage.u, own, id, u_shift, owned);
   } else {
-    all.read(stage.u, first, 0, id, u_shift);
+    all.read(stage.u, first, id, u_shift);
   }
   float dt[kSteps][kChannels];
   delta.steps([&](int t) { return own + t < existing; }, id, dt);

@@ -471,7 +471,7 @@ __device__ __forceinline__ void forget_steps(const SelectiveScanProblem& p, cons
 template <int ACCESS, int STEPS>
 struct SequenceReader {
   // From step t of the group on that begins with step `first`.
-  __device__ __forceinline__ void read(const Element* tile, int first, int t, LaneId id, Shift<ACCESS> shift) {
+  __device__ __forceinline__ void read(const Element* tile, int first, LaneId id, Shift<ACCESS> shift, int t = 0) {
 #if MS_SEQ_CONTIGUOUS
 #pragma unroll
     for (int r = 0; r < kChannels; ++r)
