@@ -7,7 +7,21 @@
 // for every state of the warp; registers s whose states have decayed in all lanes are dropped before that. This takes
 // delta not to be negative, so that what has decayed stays so.
 //
-// A block is one warp and has a slot; constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma.
+// A block has a slot; constants as in forward.cu. Cost per (channel, state, step): mul, ex2, mul, fma. Usually it is
+// one warp. Where slots are few and long, as those of relay_served.cu, MS_WARPS of them take tiles in turns, a round of
+// them at a time: each sums up delta over its own tile first, and the sums over those after it tell it R_t.
+//
+// What these add to a scan of 93 us on an H200, 1, 16384, 768 in fp16, in which 132 slots have 5960 steps each, of
+// which the last 774 count, in us:
+//
+//   8 warps, three stages, all of them loading A           14.2
+//   16 warps, two stages                                   13.0
+//   A by one warp for all, which waits for the first tile  12.5
+//
+// No one thing binds them: rows are 32 bytes, of which memory moves twice as many, 5 us; a tile is 600 instructions
+// even when one group of states is left; the first tile is there after 5700 clocks, and a round takes 4000. Copying all
+// tiles of 1024 steps at the begin took 14.4, rounds of two tiles of a warp 15.7, and keeping delta and delta * u in
+// fp32 between both passes over a tile 19.
 #define MS_INTERLEAVED_STATES 1
 #include "selective_scan/direct_rows.cuh"
 #include "selective_scan/tile_copy.cuh"
@@ -154,6 +168,134 @@ __device__ __forceinline__ int forget_others(const SelectiveScanForwardParams& p
 }
 #endif
 
+#if MS_WARPS > 1
+// ---- warps that share a slot ----
+
+static_assert(kChannels == 1 && !kReadsDirectly && !kPacked && !kPrepared && !MS_INVARIANT, "left to one warp");
+
+// Sums of delta over the tiles of a round, of a channel after one another; so far apart that what lanes read together
+// lies in different banks.
+struct __align__(16) TileSums {
+  float of_warp[kWarps + 4];
+};
+
+struct __align__(16) Block {
+  Shared shared[kWarps];
+  TileSums sums[2][kQuads];  // of this round, and of the one before
+  float rate[kStates][32];
+  float carry[kWarps][kStates * 32];
+};
+static_assert(sizeof(Block) == MS_SHARED_BYTES, "the plan has counted otherwise");
+
+__device__ __forceinline__ float sum_of_delta(const Stage& stage, LaneId id, DeltaReader& delta) {
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int first = 0; first < kTile; first += kSteps) {
+    delta.read(stage.delta, first, id);
+    float dt[kSteps][kChannels];
+    delta.steps([](int) { return true; }, id, dt);
+#pragma unroll
+    for (int t = 0; t < kSteps; ++t) sum += dt[t][0];
+  }
+  return sum;
+}
+
+// A register's decay rates of all lanes, by one warp: all load the same, later than the first tile would have come.
+__device__ __forceinline__ void load_rates_of(const SelectiveScanProblem& p, const Row& row, int s, LaneId id,
+                                              Block& block) {
+  static_assert(kStates <= kWarps, "a warp loads no more than one register's");
+  const int n = state_of(id.part, s);
+  const bool exists = id.quad < row.channels && n < kDState;
+  const float* A = p.A + (row.first_channel + id.quad) * p.A_dim_stride + n * p.A_state_stride;
+  block.rate[s][id.lane] = exists ? *A * kLog2E : 0.0f;
+}
+
+// Adds the warp's tiles of the slot's last piece, of which shared.piece is what ends with the first of them.
+__device__ __forceinline__ void add_tiles(const SelectiveScanForwardParams& params, Block& block, int warp, LaneId id,
+                                          TileCopies<false>& copies, Lane& self) {
+  const SelectiveScanProblem& p = params.problem;
+  Shared& shared = block.shared[warp];
+  const Row& row = shared.piece.row;
+  const int begin = shared.piece.begin;
+  int parity = 0;  // of the round
+  bool is_first = true;
+#pragma unroll 1
+  for (int tile = shared.piece.end - 1; tile + warp >= begin; tile -= kWarps, parity ^= 1) {
+    const Stage* stage = nullptr;
+    float sum = 0.0f;
+    if (tile >= begin) {
+      stage = &copies.take(params, shared, id.lane);
+      expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage->B, shared.expanded.B, id.lane);
+      __syncwarp();
+      sum = sum_of_delta(*stage, id, self.delta);
+    }
+    TileSums& sums = block.sums[parity][id.quad];
+    if (id.part == 0) sums.of_warp[warp] = sum;
+    __syncthreads();
+    if (is_first) {
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) self.rate[0][s] = block.rate[s][id.lane];
+    }
+    is_first = false;
+    float after_round = self.after[0];
+#pragma unroll
+    for (int w = 0; w < kWarps; w += 4) {
+      float some[4];
+      read_floats(sums.of_warp + w, some);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        after_round += some[k];
+        if (w + k < warp) self.after[0] += some[k];
+      }
+    }
+    const unsigned alive = alive_groups(row, id, self);
+    if (tile >= begin && alive != 0) compute_tile(p, shared, *stage, 0, id, alive, self);
+    self.after[0] = after_round;
+    if (alive_groups(row, id, self) == 0) break;  // the same in all warps
+  }
+  async_wait<0>();  // for copies of tiles that no longer count
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
+    selective_scan_carry(const SelectiveScanForwardParams params) {
+  MS_DYNAMIC_SHARED(uint4, memory);
+  Block& block = *reinterpret_cast<Block*>(memory);
+  const LaneId id = lane_id();
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
+  Shared& shared = block.shared[warp];
+  {
+    Piece piece;
+    if (!last_piece(params, piece)) return;
+    if (piece.row.channels < kWarpChannels) clear_shared(shared, id.lane);
+    clear_padding(shared.expanded, id.lane);
+    piece.end -= warp;
+    if (id.lane == 0) shared.piece = piece;
+    __syncwarp();
+  }
+  TileCopies<false> copies(params, shared, id.lane);
+  if (warp < kStates) load_rates_of(params.problem, shared.piece.row, warp, id, block);
+  Lane self;
+  self.delta.load(params.problem, shared.piece.row, id);
+  set_zero(self.carry);
+  self.after[0] = 0.0f;
+  add_tiles(params, block, warp, id, copies, self);
+#pragma unroll
+  for (int s = 0; s < kStates; ++s) block.carry[warp][carry_place(id, 0, state_of(id.part, s))] = self.carry[0][s];
+  __syncthreads();
+
+  constexpr int kOfSlot = kStates * 32;
+  const Index slot = this_slot(params);
+  for (int i = thread; i < kOfSlot; i += 32 * kWarps) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += block.carry[w][i];
+    params.carry_state[slot * kOfSlot + i] = sum;
+  }
+  if (warp == 0) params.carry_delta[slot * 32 + id.lane] = self.after[0];
+}
+#else
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
@@ -219,5 +361,6 @@ extern "C" __global__ void __launch_bounds__(32, MS_MIN_BLOCKS)
     for (int s = 0; s < kStates; ++s) state[carry_place(id, r, state_of(id.part, s))] = self.carry[r][s];
   }
 }
+#endif
 
 }  // namespace mamba_scan

@@ -30,8 +30,8 @@ struct TileSteps {
 // A slot's last piece is the only one that can end in the middle of a row, so one carry per slot is enough. Where rows
 // share sectors of memory each is dealt out for itself, all alike: slots that run at once then read the same steps, and
 // what one has read of the next one's channels is still in the L2 cache. The same shares of a few adjacent rows may be
-// a block then, as may whole rows (MS_ABREAST in warp_tile.cuh). In relay.cu and relay_served.cu a slot is a whole row,
-// and a block, and in served.cu a whole row too, four to a block.
+// a block then, as may whole rows (MS_ABREAST in warp_tile.cuh). A slot is a block in relay.cu and relay_served.cu, and
+// but where the latter is cut in time a whole row; in served.cu it is a whole row too, four to a block.
 //
 // Where there are more rows than run at a time, but not a multiple of that, the last ones would leave most
 // multiprocessors idle. Slots of forward.cu, served.cu and relay_served.cu can be ranges then that need no carries

@@ -2,9 +2,9 @@
 // bring them what they need. In relay.cu more than a third of a turn's instructions copy a few steps, expand B and C,
 // evaluate delta, add up over lanes and store; a warp that does that for several turns at once needs a third of them.
 //
-// Grid: a block for every row (batch, group, channels of a warp) or, with MS_WRAPPED, for every slot: a range of rows
-// that may begin and end inside one (forward_params.h). Block: MS_WARPS warps that scan and kServers that serve them,
-// in turns. A tile holds the steps of kGroups turns; it is in one of kSlots slots until all are over:
+// Grid: a block for every row (batch, group, channels of a warp) or, with MS_WRAPPED or MS_CUT, for every slot: a range
+// of rows that may begin and end inside one (forward_params.h). Block: MS_WARPS warps that scan and kServers that serve
+// them, in turns. A tile holds the steps of kGroups turns; it is in one of kSlots slots until all are over:
 //
 //   server   await t, done(t - kSlots) | sums, gate, stores of t - kSlots | B, C, delta, u of t | ready(t) | copy ahead
 //   scanner  ready(t) | decays and inputs of a turn | wait, take its steps, hand on | outputs | done(t)
@@ -26,9 +26,13 @@
 // C are read twice as often), 4 states handed on before the others; one turn's outputs summed up among the next one's
 // exponentials (20.5: what a warp holds of the next tile is missing to the servers).
 //
+// Fewer rows than multiprocessors are cut in time: a block has its first turn after 5400 clocks, and the first of the
+// next row 4100 after the last one's.
+//
 // Constants: see warp_tile.cuh. MS_UNROLL steps are a turn. MS_SHARED_BYTES is the dynamic shared memory that the
 // launch provides. Real states that one launch holds, of one channel of a lane, two lanes or more to a channel; B and C
 // that vary; sequences that are neither packed nor empty.
+#include "selective_scan/compose_state.cuh"
 #include "selective_scan/lane.cuh"
 #include "selective_scan/relay_turn.cuh"
 #include "selective_scan/tile_copy.cuh"
@@ -40,9 +44,12 @@ namespace mamba_scan {
 namespace {
 
 static_assert(kServed && kWarps > 1 && kSharesInputs && kChannels == 1, "left to relay.cu");
-static_assert(!MS_COMPLEX && !MS_CUT && !MS_INVARIANT && !MS_PACKED && !MS_SLICE && !kBConstant && !kCConstant &&
-                  !kReadsRawB && !kReadsRawC,
+static_assert(!MS_COMPLEX && !MS_INVARIANT && !MS_PACKED && !MS_SLICE && !kBConstant && !kCConstant && !kReadsRawB &&
+                  !kReadsRawC,
               "left to forward.cu and relay.cu");
+
+// Does a block scan pieces of rows, one after another, rather than a row?
+constexpr bool kInPieces = kWrapped || MS_CUT;
 
 constexpr int kGroups = kTile / kSteps;  // turns of a tile
 constexpr int kServers = kTilesApart;
@@ -51,11 +58,13 @@ constexpr int kHeldStages = kSlots / kServers - 1;  // u and z of a server's til
 static_assert(kStages > 1 + kHeldStages, "a tile is copied while others are in use");
 static_assert(kSteps % 4 == 0, "a lane leaves its shares of y in vectors");
 
-// Where channels are adjacent and moved in vectors, a serving lane has adjacent channels of one step, which it reads
-// and stores in vectors, rather than steps of one channel.
+// Where channels are adjacent and lie in shared memory in vectors, however they are shifted in these, a serving lane
+// has adjacent channels of one step, which it reads together, rather than steps of one channel.
 constexpr int kAdjacent = 8;  // channels
-constexpr bool kByStep = !kSeqContiguous && MS_U_ACCESS == kVectors && MS_DELTA_ACCESS == kVectors &&
-                         MS_Y_ACCESS == kVectors && (!MS_HAS_Z || MS_Z_ACCESS == kVectors) &&
+template <int ACCESS>
+constexpr bool kInVectors = ACCESS == kVectors || ACCESS == kWindows || (ACCESS == kWords && !kShifted<ACCESS>);
+constexpr bool kByStep = !kSeqContiguous && kInVectors<MS_U_ACCESS> && kInVectors<MS_DELTA_ACCESS> &&
+                         (!MS_HAS_Z || kInVectors<MS_Z_ACCESS>) && (MS_Y_ACCESS == kVectors || MS_Y_ACCESS == kWords) &&
                          kWarpChannels % kAdjacent == 0 && kWarpChannels <= 2 * kAdjacent &&
                          kTile * kWarpChannels % (32 * kAdjacent) == 0;
 constexpr int kStepsAtOnce = 32 * kAdjacent / kWarpChannels;
@@ -79,20 +88,14 @@ struct __align__(16) Block {
   Slot slot[kSlots];
   __align__(16) float handed[kWarps][kHeld * 32];  // to warp w: the state that its next turn begins with
   __align__(16) float A[kHeld * 32];
-#if defined(MS_WRAPPED)
-  __align__(16) Piece piece;  // for the scanning warps, which have no registers for it
-#endif
+  __align__(16) Piece piece;  // where there are several, for the scanning warps, which have no registers for it
   Event ready[kSlots], done[kSlots];
 };
 static_assert(sizeof(Block) == MS_SHARED_BYTES, "the plan has counted otherwise");
 
 // Tiles of the piece at hand.
 __device__ __forceinline__ int tiles_of_piece(const SelectiveScanForwardParams& params, const Block& block) {
-#if defined(MS_WRAPPED)
-  return block.piece.end - block.piece.begin;
-#else
-  return params.tiles_per_row;
-#endif
+  return kInPieces ? block.piece.end - block.piece.begin : params.tiles_per_row;
 }
 
 // Until what either kind of warp does first is done.
@@ -111,7 +114,7 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
   const SelectiveScanProblem& p = params.problem;
   States A;
   Lane self;
-  if (kWrapped)
+  if (kInPieces)
     set_zero(A), set_zero(self.state);  // what only some warps set would live in all of them, from piece to piece
   if (warp == 0) {
     const Row& row = piece.row;
@@ -120,6 +123,10 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
                    [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] : 0.0f; });
     if (kWrapped && piece.begin > 0) {
       await_state(params, static_cast<int>(blockIdx.x), id, self.state);
+    } else if (MS_CUT && piece.begin > 0) {
+#pragma unroll
+      for (int s = 0; s < kStates; ++s) self.rate[0][s] = A[0][s] * kLog2E;
+      compose_state(params, piece, 0, row.batch, id, self);
     } else {
       start_state(p, row, row.batch, id, self);
     }
@@ -130,9 +137,7 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
     write_handed(block.handed[0], id, self.state);
   } else if (warp == 1) {
     if (id.lane == 0) {
-#if defined(MS_WRAPPED)
-      block.piece = piece;
-#endif
+      if (kInPieces) block.piece = piece;
 #pragma unroll
       for (int i = 0; i < kSlots; ++i) {
         if (!first) event_end(block.ready[i]), event_end(block.done[i]);
@@ -254,15 +259,13 @@ __device__ __forceinline__ void leave_row(const SelectiveScanForwardParams& para
                                           LaneId id) {
   Lane self;
   read_handed(block.handed[warp], id, self.state);
-#if defined(MS_WRAPPED)
-  if (block.piece.end < params.tiles_per_row) {
-    leave_state(params, static_cast<int>(blockIdx.x), id, self.state);
-  } else {
+  if (!kInPieces) {
+    store_state(params.problem, block.shared[0], id, self);
+  } else if (block.piece.end == params.tiles_per_row) {
     store_state(params.problem, block.piece.row, block.piece.row.batch, id, self);
+  } else if (kWrapped) {
+    leave_state(params, static_cast<int>(blockIdx.x), id, self.state);
   }
-#else
-  store_state(params.problem, block.shared[0], id, self);
-#endif
 }
 
 __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, Block& block) {
@@ -355,22 +358,27 @@ struct StepLane {
   int step, channel;  // its first ones
 
   // Lanes that write together have 16 different steps, and those that read together lie in different banks: of 16-bit
-  // elements, four steps of both halves of the channels.
+  // elements, four steps of both halves of the channels, or in windows, whose rows are longer, eight of one half.
   explicit __device__ __forceinline__ StepLane(int lane) {
     if constexpr (kWarpChannels == kAdjacent) {
       step = lane, channel = 0;
     } else {
-      step = lane % 16, channel = (lane / 16 ^ (lane / 4 & 1)) * kAdjacent;
+      step = lane % 16, channel = (lane / 16 ^ (MS_U_ACCESS == kVectors ? lane / 4 & 1 : 0)) * kAdjacent;
     }
   }
 };
 
-// What a lane keeps of its channels.
+// What a lane keeps of its channels, and of its steps, which in all tiles are shifted alike.
 struct OfChannels {
   float bias[kAdjacent], D[kAdjacent];
+  int u_shift, delta_shift, z_shift;
 
   __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, int lane) {
-    const int first = StepLane(lane).channel;
+    const StepLane at(lane);
+    u_shift = shift_of<MS_U_ACCESS>(p.u, row, {}).of_step(at.step);
+    delta_shift = shift_of<MS_DELTA_ACCESS>(p.delta, row, {}).of_step(at.step);
+    z_shift = shift_of<MS_Z_ACCESS>(p.z, row, {}).of_step(at.step);
+    const int first = at.channel;
 #pragma unroll
     for (int i = 0; i < kAdjacent; ++i) {
       const bool exists = first + i < row.channels;
@@ -381,19 +389,55 @@ struct OfChannels {
   }
 };
 
+// A lane's channels at one of its steps.
+template <int ACCESS>
+__device__ __forceinline__ Elements<kAdjacent> read_channels(const Element* tile, int step, int first, int shift) {
+  static_assert(!kShifted<ACCESS> || kStepsAtOnce % kShifts<ACCESS> == 0, "a lane's steps are shifted alike");
+  return read_row<ACCESS, kAdjacent>(tile + step * kPitch<ACCESS>, first, shift);
+}
+
 __device__ __forceinline__ void make_inputs_by_step(const Stage& stage, int existing, int lane,
                                                     const OfChannels& of_channels, StepInputs* to) {
   const StepLane at(lane);
 #pragma unroll
   for (int first = 0; first < kTile; first += kStepsAtOnce) {
-    const int step = first + at.step, from = step * kWarpChannels + at.channel;
-    const auto raw_delta = read_elements<kAdjacent>(stage.delta + from),
-               raw_u = read_elements<kAdjacent>(stage.u + from);
+    const int step = first + at.step;
+    const auto raw_delta = read_channels<MS_DELTA_ACCESS>(stage.delta, step, at.channel, of_channels.delta_shift);
+    const auto raw_u = read_channels<MS_U_ACCESS>(stage.u, step, at.channel, of_channels.u_shift);
 #pragma unroll
     for (int i = 0; i < kAdjacent; ++i) {
       const float delta = delta_of(to_float(raw_delta.value[i]), of_channels.bias[i], step < existing);
       to[(at.channel + i) * kInputsPitch + step / 2].of_step[step % 2] = {delta * kDeltaFactor,
                                                                           delta * to_float(raw_u.value[i])};
+    }
+  }
+}
+
+// Adjacent outputs. Of 16-bit ones that are moved in words, the first may be the second half of one.
+__device__ __forceinline__ void store_channels(char* to, const Elements<kAdjacent>& outputs) {
+  if constexpr (MS_Y_ACCESS == kVectors) {
+#pragma unroll
+    for (int i = 0; i < kAdjacent; i += kChunkElements) store_global<16>(to + i * kElementBytes, &outputs.value[i]);
+  } else if constexpr (kElementBytes == 4) {
+#pragma unroll
+    for (int i = 0; i < kAdjacent; ++i) store_global<4>(to + i * kElementBytes, &outputs.value[i]);
+  } else {
+    constexpr int kWords = kAdjacent / 2;
+    unsigned words[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words[i] = reinterpret_cast<const unsigned*>(&outputs)[i];
+    const bool is_odd = is_second_half(to);
+    char* const first = to + is_odd * kElementBytes;  // whole word
+#pragma unroll
+    for (int i = 0; i + 1 < kWords; ++i) {
+      const unsigned word = __funnelshift_r(words[i], words[i + 1], is_odd ? 16 : 0);
+      store_global<4>(first + 4 * i, &word);
+    }
+    if (is_odd) {
+      store_global<2>(to, &outputs.value[0]);
+      store_global<2>(to + (kAdjacent - 1) * kElementBytes, &outputs.value[kAdjacent - 1]);
+    } else {
+      store_global<4>(to + 4 * (kWords - 1), &words[kWords - 1]);
     }
   }
 }
@@ -405,7 +449,7 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
   const StepLane at(lane);
 #pragma unroll
   for (int first = 0; first < kTile; first += kStepsAtOnce) {
-    const int step = first + at.step, from = step * kWarpChannels + at.channel;
+    const int step = first + at.step;
     float outputs[kAdjacent];
 #pragma unroll
     for (int i = 0; i < kAdjacent; ++i) {
@@ -416,12 +460,12 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
       for (int k = 0; k < kLanes; ++k) outputs[i] += shares[k];
     }
     if constexpr (MS_HAS_D) {
-      const auto u = read_elements<kAdjacent>(stage.u + from);
+      const auto u = read_channels<MS_U_ACCESS>(stage.u, step, at.channel, of_channels.u_shift);
 #pragma unroll
       for (int i = 0; i < kAdjacent; ++i) outputs[i] += of_channels.D[i] * to_float(u.value[i]);
     }
     if constexpr (MS_HAS_Z) {
-      const auto raw = read_elements<kAdjacent>(stage.z + from);
+      const auto raw = read_channels<MS_Z_ACCESS>(stage.z, step, at.channel, of_channels.z_shift);
       float z[kAdjacent];
 #pragma unroll
       for (int i = 0; i < kAdjacent; ++i) z[i] = to_float(raw.value[i]);
@@ -437,8 +481,7 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
     char* to = y + first * p.y.seq_stride * kElementBytes;
     if (step >= existing) continue;
     if (at.channel + kAdjacent <= row.channels) {
-#pragma unroll
-      for (int i = 0; i < kAdjacent; i += kChunkElements) store_global<16>(to + i * kElementBytes, &rounded.value[i]);
+      store_channels(to, rounded);
     } else {
 #pragma unroll
       for (int i = 0; i < kAdjacent; ++i)
@@ -556,8 +599,8 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
 __device__ __forceinline__ void scan_piece(const SelectiveScanForwardParams& params, const Piece& piece, bool first,
                                            Block& block) {
   // Where there are several pieces, of each anew, so that no registers keep what is known of the thread.
-  const int thread = static_cast<int>(threadIdx.x), warp = (kWrapped ? opaque(thread) : thread) / 32;
-  const auto id = [&] { return kWrapped ? lane_id(lane_anew(thread)) : lane_id(); };
+  const int thread = static_cast<int>(threadIdx.x), warp = (kInPieces ? opaque(thread) : thread) / 32;
+  const auto id = [&] { return kInPieces ? lane_id(lane_anew(thread)) : lane_id(); };
   if (warp >= kWarps) {
     serve(params, piece, first, block, warp - kWarps, id());
   } else {
@@ -573,7 +616,7 @@ extern "C" __global__ void __launch_bounds__(32 * (kWarps + kServers), MS_MIN_BL
     selective_scan_relay_served(const SelectiveScanForwardParams params) {
   MS_DYNAMIC_SHARED(uint4, memory);
   Block& block = *reinterpret_cast<Block*>(memory);
-#if defined(MS_WRAPPED)
+#if defined(MS_WRAPPED) || MS_CUT
   int at = first_of(slot_range(params, static_cast<int>(blockIdx.x)));
 #pragma unroll 1
   do {

@@ -298,7 +298,8 @@ class TileCopies {
 
   __device__ __forceinline__ void copy_next(const SelectiveScanForwardParams& params, const Row& row, Shared& shared,
                                             int to, int lane) {
-    const int past = kWarps > 1 && !kWrapped ? params.tiles_per_row : past_;  // where it is known, it takes no register
+    constexpr bool kIsRow = kWarps > 1 && !kWrapped && !MS_CUT;
+    const int past = kIsRow ? params.tiles_per_row : past_;  // where it is known, it takes no register
     if (OUTPUTS ? next_ < past : next_ > past) {
       Stage& stage = shared.stage[to];
       if (kAnyByPointer && next_ < max(whole_end_, ~whole_end_)) {
@@ -311,7 +312,7 @@ class TileCopies {
       copy_prepared(stage.B, params.prepared_B, tile, lane_anew(lane));
       if constexpr (OUTPUTS) copy_prepared(stage.C, params.prepared_C, tile, lane);
 #endif
-      next_ += OUTPUTS ? kTilesApart : -1;
+      next_ += OUTPUTS ? kTilesApart : -kTilesApart;
     }
     async_commit();
   }

@@ -329,7 +329,7 @@ __device__ __forceinline__ float read_raw(const Element* tile, int part, int t) 
 // In served.cu, where they are another warp's; and in relay.cu, unless they are few and read vectors of what is fp32
 // already: what they share takes as much memory again as u and delta.
 constexpr bool kSharesInputs =
-    kLanes > 1 && (kServed || (kWarps > 1 && !(kSeqContiguous && kElementBytes == 4 && kLanes <= 4)));
+    kLanes > 1 && (kServed || (kTakesTurns && !(kSeqContiguous && kElementBytes == 4 && kLanes <= 4)));
 // Does a lane evaluate delta of the channels and steps it owns only?
 constexpr bool kOwnsDelta = kSharesInputs || (MS_SOFTPLUS && kLanes > 1);
 

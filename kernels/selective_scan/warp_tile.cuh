@@ -19,7 +19,8 @@
 //   MS_DTYPE             element.cuh
 //   MS_DSTATE            states; MS_LANES * MS_STATES >= MS_DSTATE, the rest is padding that stays zero
 //   MS_LANES MS_STATES MS_CHANNELS                                  see above
-//   MS_WARPS             of a block: 1, but in relay.cu and relay_served.cu those that take turns on a row
+//   MS_WARPS             of a block: 1, but in relay.cu and relay_served.cu those that take turns on a row, and in
+//                        carry.cu those that share a slot
 //   MS_SERVED            1: served.cu and relay_served.cu, where others move tiles for the warps that scan
 //   MS_ROW_VECTOR        of whole_rows.cu, which alone has it: elements that rows of steps begin with a multiple of;
 //                        likewise MS_BULK, 1: copies in bulk
@@ -89,6 +90,8 @@ constexpr bool kInterleavedStates = true;
 #else
 constexpr bool kInterleavedStates = false;
 #endif
+// Do warps hand a row's state on to one another?
+constexpr bool kTakesTurns = kWarps > 1 && !kInterleavedStates;
 constexpr bool kSeqContiguous = MS_SEQ_CONTIGUOUS;
 constexpr bool kReverse = MS_REVERSE;
 constexpr int kParts = MS_COMPLEX ? 2 : 1;  // numbers that make a state
@@ -134,7 +137,7 @@ constexpr bool kShifted = kShifts<ACCESS> > 1;
 // few for fp32 ones to be worth waiting for.
 template <int ORDER, int ACCESS>
 constexpr bool kReadsRaw =
-    ORDER < 2 && ACCESS == kVectors && kWarps > 1 && kStates == 1 && kLanes >= 16 && kPaddedStates == kDState;
+    ORDER < 2 && ACCESS == kVectors && kTakesTurns && kStates == 1 && kLanes >= 16 && kPaddedStates == kDState;
 constexpr bool kReadsRawB = kReadsRaw<MS_B_ORDER, MS_B_ACCESS>;
 constexpr bool kReadsRawC = kReadsRaw<MS_C_ORDER, MS_C_ACCESS>;
 

@@ -72,7 +72,7 @@ bool moves_sequences_in_vectors(const ForwardVariant& v) {
 bool has_room_for_turns(const ForwardVariant& v) { return v.relay_slots() * v.tile / v.unroll >= 2 * v.warps; }
 
 // Short tiles are ready sooner; but where servers are few, or have delta and gates to evaluate, or move what is no
-// vector, they are done sooner with long ones.
+// vector, they are done sooner with long ones; of fp32 by step these find no shared memory.
 void set_relay_served_tile(const SelectiveScanProblem& problem, std::int16_t wanted, ForwardVariant& v) {
   constexpr std::int16_t kShort = 16, kLong = 32;
   constexpr int kFewServers = 2;
@@ -80,7 +80,8 @@ void set_relay_served_tile(const SelectiveScanProblem& problem, std::int16_t wan
   const bool is_long = v.tiles_apart() <= kFewServers || is_busy;
   v.tile = wanted > 0 ? wanted : is_long ? kLong : kShort;
   set_accesses(problem, v);
-  if (wanted > 0 || is_long || moves_sequences_in_vectors(v)) return;
+  const bool are_words_by_step = v.dtype == DType::kFloat32 && v.serves_by_step();
+  if (wanted > 0 || is_long || moves_sequences_in_vectors(v) || are_words_by_step) return;
   v.tile = kLong;
   set_accesses(problem, v);
 }
@@ -113,11 +114,47 @@ bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceRepor
   };
   const bool are_sequences_measured =
       are_moved(v.u_access) && are_moved(v.delta_access) && are_moved(v.z_access) && are_moved(v.y_access);
-  const bool is_type_measured =
-      element_size(v.dtype) == 2 || (v.states == kManyTurnStates && moves_sequences_in_vectors(v));
+  const bool is_type_measured = element_size(v.dtype) == 2 ||
+                                (v.states == kManyTurnStates && (moves_sequences_in_vectors(v) || v.serves_by_step()));
   return device.major == 9 && v.dstate > kFew && is_type_measured && are_sequences_measured &&
          v.b_access != Access::kWords && v.c_access != Access::kWords && v.b_order != ProjectionOrder::kStrided &&
          v.c_order != ProjectionOrder::kStrided;
+}
+
+// Does all that is read and written of channels and steps stay in the L2 cache for as long as it is needed? Where the
+// device does not say how large that is, it does not.
+bool stays_in_l2(const SelectiveScanProblem& p, const driver::DeviceReport& device) {
+  constexpr double kShare = 0.8;
+  const double tensors = p.z.data != nullptr ? 4 : 3;
+  const double bytes = tensors * static_cast<double>(p.batch * p.seqlen * p.dim * element_size(p.dtype));
+  return bytes <= kShare * static_cast<double>(device.l2_bytes);
+}
+
+// Fewer rows than multiprocessors run at a time, cut in time: into as many slots as these run, or all rows alike, so
+// that none has parts of two. The latter where rows begin anywhere, and share sectors of memory with those beside them,
+// unless these stay in the L2 cache: 1, 16384, 767 took 192 us on an H200 where forward.cu took 126; 2, 7019, 561, of
+// two thirds of the size, 86 and 91.
+void consider_relay_served_cut(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
+                               ForwardVariant v, Best& best) {
+  v.cut = true;
+  // Padding takes as long as states: 1, 16384, 768 with 12 states took 98 us on an H200 by forward.cu, and 123.
+  if (v.lanes * v.states > v.dstate && !best.wants(v)) return;
+  v.carry_stages = kFewestCarryStages;
+  if (!fits_shared_with_carries(v, device)) return;
+  const Index rows = rows_of(problem, v), sms = std::max(device.sm_count, 1);
+  const Index most = rows * (ceil_div<Index>(problem.seqlen, v.tile) / 2);
+  const int resident = blocks_per_sm(v, v.dynamic_shared_bytes(), device);
+  const bool is_alike = begins_anywhere(v.u_access) && !v.seq_contiguous && !stays_in_l2(problem, device);
+  for (int blocks = resident; blocks >= 1; --blocks) {
+    const Index all = std::min(blocks * sms, most), alike = all - all % rows;
+    const auto consider = [&](Index slots) {
+      if (slots <= rows) return;
+      const double clocks = clocks_of_relay_served_cut(v, rows, slots, resident, problem.seqlen, sms);
+      consider_blocks(problem, device, v, slots, clocks, best);
+    };
+    consider(alike);
+    if (!is_alike) consider(all);
+  }
 }
 
 // The same: a block for every row, or as many as multiprocessors run at a time, among which rows are shared out evenly.
@@ -125,7 +162,6 @@ bool is_measured_relay_served(const ForwardVariant& v, const driver::DeviceRepor
 // bf16 with a gate took 130 us on an H200 by a block for every row, and 142 in even shares.
 void consider_relay_served_rows(const SelectiveScanProblem& problem, const driver::DeviceReport& device,
                                 ForwardVariant v, Best& best) {
-  v.wrapped = true;  // which takes a little more of it
   if (!fits_shared_memory(v, device)) return;
   const Index rows = rows_of(problem, v), sms = std::max(device.sm_count, 1);
   const int resident = blocks_per_sm(v, v.dynamic_shared_bytes(), device);
@@ -135,6 +171,8 @@ void consider_relay_served_rows(const SelectiveScanProblem& problem, const drive
     consider_blocks(problem, device, v, slots, clocks, best);
   };
   consider(rows);
+  v.wrapped = false;
+  if (may_be_cut(problem)) consider_relay_served_cut(problem, device, v, best);
   if (!can_share_out(problem, v)) return;
   for (Index blocks = 1; blocks <= resident && blocks * sms < rows; ++blocks) consider(blocks * sms);
 }

@@ -293,15 +293,18 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, Index slots, 
   constexpr double kOfTile = 656, kElement = 14;
   constexpr double kOwned = 66.5, kOwnedOfMany = 105, kOwnedByStep = 20.4, kOfOption = 25.4;  // of a step and channel
   constexpr double kOfTurnOfFew = 610, kOfTurnOfMany = 802, kOfTurnOption = 45;
-  constexpr double kUnaligned = 1315, kUnalignedChannels = 1900, kOnceUnaligned = 5100;
-  const bool is_many = v.states > 4, is_by_step = !v.seq_contiguous && moves_vectors(v);
+  constexpr double kUnaligned = 1315, kUnalignedChannels = 1400, kUnalignedFp32 = 1080, kOnceUnaligned = 2000;
+  const bool is_many = v.states > 4, is_by_step = v.serves_by_step();
   const int options = is_many ? v.softplus + v.has_z : 0;
   const double of_turn = (is_many ? kOfTurnOfMany : kOfTurnOfFew) + kOfTurnOption * options;
   const double next_round = resident == 1 ? kNextRoundAlone + kNextRoundOfStep * v.tile : kNextRound;
   const double expanding = 2 * v.tile / 32.0 * v.dstate * kElement;
   const double own = static_cast<double>(v.tile) / v.lanes;  // steps of a channel that a lane of a server has
   const double owned = is_by_step ? kOwnedByStep : is_many ? kOwnedOfMany : kOwned;
-  const double unaligned = moves_vectors(v) ? 0 : v.seq_contiguous ? kUnaligned : kUnalignedChannels;
+  const double unaligned = moves_vectors(v)             ? 0
+                           : v.seq_contiguous           ? kUnaligned
+                           : v.dtype == DType::kFloat32 ? kUnalignedFp32
+                                                        : kUnalignedChannels;
   const double tile = (is_many && !is_by_step ? 0 : kOfTile) + unaligned + expanding +
                       own * (owned + kOfOption * v.softplus + kOfOption * v.has_z);
   const double server = tile / v.tiles_apart(), turns = of_turn / 4 * v.tile / v.unroll;
@@ -323,6 +326,20 @@ double clocks_of_relay_served(const ForwardVariant& v, Index rows, Index slots, 
   }
   const double rounds = static_cast<double>(ceil_div(blocks, resident) - 1);
   return starts + next_round * rounds + tiles * in_waves(blocks, resident, round);
+}
+
+// Fitted to 12 scans on an H200. Rounds of carries wait more than they compute, whatever the options.
+double clocks_of_relay_served_cut(const ForwardVariant& v, Index rows, Index slots, int resident, Index seqlen,
+                                  Index sms) {
+  constexpr double kAllBusy = 1.09, kCarryOnce = 7000, kCarryOfStep = 17, kUnaligned = 6, kComposing = 6000;
+  constexpr double kOfNextRow = 5000;  // where slots begin in one row and end in another
+  const Index tiles = ceil_div(rows * ceil_div(seqlen, v.tile), slots), steps = tiles * v.tile;
+  const Index round = Index{carry_variant(v).warps} * v.tile;
+  const Index remembered = ceil_div(static_cast<Index>(steps_remembered(v)), round) * round;
+  const double carries = kCarryOnce + static_cast<double>(std::min(steps, remembered)) *
+                                          (kCarryOfStep + (moves_vectors(v) ? 0 : kUnaligned));
+  return kAllBusy * clocks_of_relay_served(v, slots, slots, resident, steps, sms) + carries + kComposing +
+         (slots % rows == 0 ? 0 : kOfNextRow);
 }
 
 // Fitted to 20 scans on an H200.

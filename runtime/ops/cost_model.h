@@ -38,6 +38,8 @@ double clocks_of_relay(const ForwardVariant& variant, Index rows, int resident, 
 // The same by relay_served.cu; or, wrapped, in so many slots, as many as run at a time or less.
 double clocks_of_relay_served(const ForwardVariant& variant, Index rows, Index slots, int resident, Index seqlen,
                               Index sms);
+double clocks_of_relay_served_cut(const ForwardVariant& v, Index rows, Index slots, int resident, Index seqlen,
+                                  Index sms);
 
 // `rows` rows by whole_rows.cu, of which each of `sms` multiprocessors runs `resident` at a time.
 double clocks_of_whole_rows(const ForwardVariant& variant, Index rows, int resident, Index seqlen, Index sms);

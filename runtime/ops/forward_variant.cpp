@@ -66,24 +66,31 @@ std::size_t inputs_bytes(const ForwardVariant& v) {
 }
 
 // In relay_served.cu, besides what the servers have: what is in the slots beyond B, C and inputs (kSharesPitch numbers
-// of every step), a lane's states for every scanning warp and its A, where rows are shared out the piece at hand, and
-// two events for every slot.
+// of every step), a lane's states for every scanning warp and its A, the piece at hand, and two events for every slot.
 std::size_t relay_served_bytes(const ForwardVariant& v) {
   constexpr std::size_t kEvent = 8, kPiece = 32;
   const auto slots = static_cast<std::size_t>(v.relay_slots());
   const auto shares = slots * static_cast<std::size_t>(v.tile * (v.seq_contiguous ? 32 : 32 + v.lanes));
   const auto held = static_cast<std::size_t>(32 * (v.warps + 1) * v.states);
-  const std::size_t piece = v.wrapped ? kPiece : 0;
-  return sizeof(float) * (shares + held) + piece + 2 * slots * kEvent;
+  return sizeof(float) * (shares + held) + kPiece + 2 * slots * kEvent;
 }
+
+// Of carry.cu, where a slot is not left to one warp: as many as leave a thread 128 registers.
+constexpr std::int16_t kCarryWarpsOfSm = 16;
 
 }  // namespace
 
 ForwardVariant carry_variant(ForwardVariant v) {
   v.c_order = ProjectionOrder::kStates;  // no registers
   const bool is_direct = v.u_access == Access::kDirectly;
-  // What is moved directly has registers for it: there are no more slots than the scan has warps.
-  v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), is_direct ? v.min_blocks : std::int16_t{16});
+  if (v.kernel() == ScanKernel::kRelayServed) {  // whose slots are few and long
+    v.min_blocks = std::min<std::int16_t>(v.min_blocks, 2);
+    v.warps = static_cast<std::int16_t>(kCarryWarpsOfSm / v.min_blocks);
+  } else {
+    // What is moved directly has registers for it: there are no more slots than the scan has warps.
+    v.min_blocks = std::min<std::int16_t>(blocks_for_registers(v), is_direct ? v.min_blocks : std::int16_t{16});
+  }
+  v.served = false;
   v.abreast = v.together = 1;
   v.tabulated = false;
   v.c_order = ProjectionOrder::kConstant;  // nor shared memory
@@ -92,7 +99,8 @@ ForwardVariant carry_variant(ForwardVariant v) {
   v.has_d = v.has_z = v.has_initial = v.has_final = false;
   v.slice = StateSlice::kAll;
   v.reverse = v.reverse && has_adjacent_steps(v);
-  if (!is_direct) v.unroll = std::min<std::int16_t>(16, v.tile);  // the scan's: what is read ahead is in registers
+  if (!is_direct)
+    v.unroll = std::min<std::int16_t>(v.warps > 1 ? 8 : 16, v.tile);  // the scan's: what is read ahead is in registers
   v.stages = v.carry_stages;
   return v;
 }
@@ -115,6 +123,18 @@ unsigned ForwardVariant::scan_blocks(const SelectiveScanForwardParams& params) c
 std::size_t ForwardVariant::table_bytes() const {
   constexpr std::size_t kFunctions = 2, kLines = 1026, kPair = 2 * sizeof(float);
   return tabulated ? kFunctions * kLines * kPair : 0;
+}
+
+bool ForwardVariant::serves_by_step() const {
+  constexpr int kAdjacent = 8;  // channels
+  const auto in_vectors = [&](Access access) {
+    return access == Access::kVectors || access == Access::kWindows ||
+           (access == Access::kWords && dtype == DType::kFloat32);
+  };
+  return kernel() == ScanKernel::kRelayServed && !seq_contiguous && in_vectors(u_access) && in_vectors(delta_access) &&
+         in_vectors(z_access) && (y_access == Access::kVectors || y_access == Access::kWords) &&
+         warp_channels() % kAdjacent == 0 && warp_channels() <= 2 * kAdjacent &&
+         tile * warp_channels() % (32 * kAdjacent) == 0;
 }
 
 bool ForwardVariant::shares_inputs() const {
@@ -184,6 +204,17 @@ std::size_t ForwardVariant::dynamic_shared_bytes() const {
          (shared_bytes() + 32 * sizeof(float) * static_cast<std::size_t>(of_lane) + inputs_bytes(*this));
 }
 
+unsigned ForwardVariant::carry_threads() const { return 32 * static_cast<unsigned>(carry_variant(*this).warps); }
+
+// Besides what each warp has, sums of delta over the tiles of two rounds, the decay rates, and of every lane its
+// states.
+std::size_t ForwardVariant::carry_shared_bytes() const {
+  const ForwardVariant v = carry_variant(*this);
+  if (v.warps == 1) return 0;
+  const int floats = 2 * v.warp_channels() * (v.warps + 4) + 32 * v.states * (1 + v.warps);
+  return static_cast<std::size_t>(v.warps) * v.shared_bytes() + sizeof(float) * static_cast<std::size_t>(floats);
+}
+
 // An event, runs of whole vectors, wherever in the first one they begin, then B and C.
 std::size_t ForwardVariant::whole_rows_bytes(Index seqlen) const {
   constexpr std::size_t kVector = 16;
@@ -221,7 +252,9 @@ jit::Variant ForwardVariant::scan() const {
 }
 
 jit::Variant ForwardVariant::carry() const {
-  return make_variant(carry_variant(*this), "selective_scan/carry.cu", "selective_scan_carry");
+  jit::Variant out = make_variant(carry_variant(*this), "selective_scan/carry.cu", "selective_scan_carry");
+  if (carry_shared_bytes() > 0) out.defines.emplace_back("MS_SHARED_BYTES", std::to_string(carry_shared_bytes()));
+  return out;
 }
 
 jit::Variant ForwardVariant::compose() const {

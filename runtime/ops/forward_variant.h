@@ -79,6 +79,7 @@ struct ForwardVariant {
   // Of a tile of u, delta, z or y as it lies in memory, a row being adjacent elements.
   int tile_rows() const { return seq_contiguous ? warp_channels() : tile; }
   int tile_columns() const { return seq_contiguous ? tile : warp_channels(); }
+  bool serves_by_step() const;                                      // kByStep in relay_served.cu
   bool shares_inputs() const;                                       // kSharesInputs in tile_values.cuh
   bool reads_in_place(ProjectionOrder order, Access access) const;  // B or C: kReadsInPlace in warp_tile.cuh
   // Of a block of scan(); kPairs in served.cu.
@@ -95,6 +96,9 @@ struct ForwardVariant {
   // The same of what whole_rows.cu has, which depends on the number of steps.
   std::size_t whole_rows_bytes(Index seqlen) const;
   std::size_t scan_shared_bytes(const SelectiveScanForwardParams& params) const;  // dynamic, of whichever kernel
+
+  unsigned carry_threads() const;          // of a block of carry()
+  std::size_t carry_shared_bytes() const;  // dynamic
 
   jit::Variant scan() const;     // the kernel()
   jit::Variant carry() const;    // only when cut

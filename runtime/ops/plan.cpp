@@ -315,6 +315,11 @@ std::vector<jit::Variant> kernels_of(const ForwardPlan& plan) {
   return kernels;
 }
 
+SelectiveScanForwardParams carry_params(const ForwardVariant& scan, SelectiveScanForwardParams params) {
+  set_tile_steps(carry_variant(scan), params);
+  return params;
+}
+
 unsigned compose_blocks(const SlicePlan& plan) {
   const int rows = plan.params.slots / plan.params.slots_per_row;
   return static_cast<unsigned>(rows * plan.variant.channels * plan.variant.states);

@@ -55,7 +55,10 @@ MAMBA_SCAN_API SlicePlan slice_of(const ForwardPlan& plan, int slice);
 // All that a plan launches, of every slice.
 MAMBA_SCAN_API std::vector<jit::Variant> kernels_of(const ForwardPlan& plan);
 
-// Blocks of compose.cu, which has kForwardBlockThreads, as carry.cu.
+// What carry.cu is told: its warps may share a slot otherwise than those that scan it.
+MAMBA_SCAN_API SelectiveScanForwardParams carry_params(const ForwardVariant& scan, SelectiveScanForwardParams params);
+
+// Blocks of compose.cu, which has kForwardBlockThreads.
 MAMBA_SCAN_API unsigned compose_blocks(const SlicePlan& plan);
 
 // Blocks of kPrepareThreads of prepare.cu.

@@ -64,13 +64,18 @@ bool fits_shared_memory(const ForwardVariant& v, const driver::DeviceReport& dev
 }
 
 bool fits_shared_with_carries(const ForwardVariant& v, const driver::DeviceReport& device) {
-  return fits_shared_memory(v, device) && (!v.cut || carry_variant(v).shared_bytes() <= kMostStaticShared);
+  if (!v.cut) return fits_shared_memory(v, device);
+  const std::size_t dynamic = v.carry_shared_bytes();
+  const bool carries_fit =
+      dynamic > 0 ? fits_dynamic_shared(dynamic, device) : carry_variant(v).shared_bytes() <= kMostStaticShared;
+  return fits_shared_memory(v, device) && carries_fit;
 }
 
 std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver::DeviceReport& device) {
   ForwardVariant carry = v;
   const Index per_sm = ceil_div<Index>(slots, std::max(device.sm_count, 1));
-  for (carry.carry_stages = 6; carry.carry_stages > 2; --carry.carry_stages) {
+  if (v.carry_shared_bytes() > 0) return kFewestCarryStages;
+  for (carry.carry_stages = 6; carry.carry_stages > kFewestCarryStages; --carry.carry_stages) {
     const ForwardVariant tried = carry_variant(carry);
     if (tried.shared_bytes() <= kMostStaticShared &&
         blocks_per_sm(tried, device) >= std::min<Index>(per_sm, tried.min_blocks))

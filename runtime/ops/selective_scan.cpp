@@ -64,6 +64,8 @@ class KernelTable {
     if (variant.cut && variant.chunk_invariant)
       kernels.compose = &runtime.kernels().get(variant.compose(), device.report);
     if (variant.cut) kernels.carry = carry.get();
+    if (variant.cut && variant.carry_shared_bytes() > kAllowedAnyway)
+      kernels.carry->kernel.allow_dynamic_shared(variant.carry_shared_bytes());
     if (variant.prepared) kernels.prepare = prepare.get();
     std::unique_lock lock(mutex_);
     return kernels_.emplace(key, kernels).first->second;
@@ -164,14 +166,14 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
   for (int i = 0; i < plan.slices; ++i) {
     const SlicePlan slice = slice_of(plan, i);
     const Kernels kernels = kernel_table().get(rt, slice.variant, device);
-    const auto run_blocks = [&](const jit::LoadedKernel& kernel, unsigned blocks, unsigned threads, Work work,
-                                std::size_t shared = 0) {
+    const auto run_blocks = [&](const jit::LoadedKernel& kernel, const SelectiveScanForwardParams& params,
+                                unsigned blocks, unsigned threads, Work work, std::size_t shared = 0) {
       driver::LaunchConfig config;
       config.grid[0] = blocks;
       config.block[0] = threads;
       config.dynamic_shared_bytes = static_cast<unsigned>(shared);
       config.stream = static_cast<driver::CUstream>(stream);
-      launch(slice.params, kernel, config, rt, device, work);
+      launch(params, kernel, config, rt, device, work);
     };
     const auto slots = static_cast<unsigned>(slice.params.slots);
     if (slice.params.carry_ready != nullptr) {
@@ -180,11 +182,16 @@ void run(const ForwardPlan& plan, Runtime& rt, const DeviceContext& device, void
           device.driver->api().cuMemsetD8Async(flags, 0, plan.carry_ready_bytes, static_cast<driver::CUstream>(stream)),
           "Clearing the flags of a scan");
     }
-    if (kernels.prepare != nullptr) run_blocks(*kernels.prepare, prepare_blocks(slice), kPrepareThreads, Work{});
-    if (kernels.carry != nullptr) run_blocks(*kernels.carry, slots, kForwardBlockThreads, Work{});
-    if (kernels.compose != nullptr) run_blocks(*kernels.compose, compose_blocks(slice), kForwardBlockThreads, Work{});
-    run_blocks(*kernels.scan, slice.variant.scan_blocks(slice.params), slice.variant.scan_threads(),
-               forward_work(slice.params.problem), slice.variant.scan_shared_bytes(slice.params));
+    const ForwardVariant& v = slice.variant;
+    if (kernels.prepare != nullptr)
+      run_blocks(*kernels.prepare, slice.params, prepare_blocks(slice), kPrepareThreads, Work{});
+    if (kernels.carry != nullptr)
+      run_blocks(*kernels.carry, carry_params(v, slice.params), slots, v.carry_threads(), Work{},
+                 v.carry_shared_bytes());
+    if (kernels.compose != nullptr)
+      run_blocks(*kernels.compose, slice.params, compose_blocks(slice), kForwardBlockThreads, Work{});
+    run_blocks(*kernels.scan, slice.params, v.scan_blocks(slice.params), v.scan_threads(),
+               forward_work(slice.params.problem), v.scan_shared_bytes(slice.params));
   }
 }
 

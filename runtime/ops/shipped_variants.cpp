@@ -212,16 +212,24 @@ std::vector<jit::Variant> shipped_variants(int capability) {
         add_short(dtype, seq_last, 16, {.lanes = lanes, .warps = 8, .served = true}, true);
       add_plan(plan_forward(layer_of(dtype, seq_last, kFew, 1024, true), device));
     }
-  // In even shares: rows that are no whole rounds of the multiprocessors.
-  const auto add_shares = [&](DType dtype, bool seq_last, bool full) {
-    auto problem = problem_of(dtype, seq_last, 16, kFew, 4096, full, false, {});
-    problem.dim = 2560;  // strides are of no importance to them
-    const PlanChoice shares{.lanes = 2, .warps = 8, .served = true, .wrapped = true};
-    add_plan(plan_forward(problem, device, &shares));
+  // In even shares: rows that are no whole rounds of the multiprocessors. Cut in time: fewer rows than these.
+  const auto with_channels = [](SelectiveScanProblem problem, Index dim) {
+    problem.dim = dim;  // strides are of no importance to plans
+    return problem;
+  };
+  constexpr Index kNoWholeRounds = 2560, kFewChannels = 256;
+  const PlanChoice shares{.lanes = 2, .warps = 8, .served = true, .wrapped = true},
+      cut{.lanes = 2, .cut = true, .warps = 8, .served = true}, wide{.lanes = 2, .warps = 8, .served = true};
+  const auto add_shares_and_cut = [&](DType dtype, bool seq_last, bool full) {
+    const auto problem = problem_of(dtype, seq_last, 16, kFew, 16384, full, false, {});
+    add_plan(plan_forward(with_channels(problem, kNoWholeRounds), device, &shares));
+    add_plan(plan_forward(with_channels(problem, kFewChannels), device, &cut));
+    const auto unaligned = with_channels(with_longer_rows(problem, 1), kFewChannels);
+    for (const PlanChoice& choice : {wide, cut}) add_plan(plan_forward(unaligned, device, &choice));
   };
   for (DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBFloat16})
-    for (bool seq_last : {false, true}) add_shares(dtype, seq_last, true);
-  for (bool seq_last : {false, true}) add_shares(DType::kFloat16, seq_last, false);
+    for (bool seq_last : {false, true}) add_shares_and_cut(dtype, seq_last, true);
+  for (bool seq_last : {false, true}) add_shares_and_cut(DType::kFloat16, seq_last, false);
   add_short(DType::kFloat16, false, 16, {.lanes = 2, .warps = 8, .served = true}, false);
   add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 4, .served = true}, true);
   add_short(DType::kFloat16, true, 16, {.lanes = 4, .warps = 8, .served = true}, false);

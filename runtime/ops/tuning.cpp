@@ -98,13 +98,15 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true, .wrapped = true});
         for (const std::int16_t warps : {4, 8, 16})
-          for (const auto& [served, wrapped] : {std::pair{false, false}, {true, false}, {true, true}})
-            add({.lanes = lanes,
-                 .channels = channels,
-                 .warps = warps,
-                 .slices = slices,
-                 .served = served,
-                 .wrapped = wrapped});
+          for (const bool served : {false, true})
+            for (const auto& [cut, wrapped] : {std::pair{false, false}, {true, false}, {false, true}})
+              add({.lanes = lanes,
+                   .channels = channels,
+                   .cut = cut,
+                   .warps = warps,
+                   .slices = slices,
+                   .served = served,
+                   .wrapped = wrapped});
       }
   };
   for (Index slices = usual_slices(problem);; slices = fewer_slices(slices)) {

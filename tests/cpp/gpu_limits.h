@@ -117,14 +117,16 @@ inline driver::DeviceReport h100_report(int sm_count = 132, int capability = 90)
   device.clock_khz = 1980000;
   device.memory_clock_khz = 2619000 / 132 * sm_count;
   device.memory_bus_bits = 5120;
+  device.l2_bytes = std::size_t{50} << 20;
   return device;
 }
 
-// The same with faster memory.
+// The same with faster memory and a larger cache.
 inline driver::DeviceReport h200_report() {
   driver::DeviceReport device = h100_report();
   device.memory_clock_khz = 3201000;
   device.memory_bus_bits = 6144;
+  device.l2_bytes = std::size_t{60} << 20;
   return device;
 }
 

@@ -67,7 +67,7 @@ TEST(RelayPlan, TakesFewAndShortSequencesOnly) {
     EXPECT_TRUE(taken(1, 1024, 256));
     EXPECT_TRUE(taken(1, 300, 96));
     EXPECT_FALSE(taken(1, 131072, 2048)) << "a cut in time is faster";
-    EXPECT_FALSE(taken(1, 131072, 256));
+    EXPECT_FALSE(taken(1, 131072, 512));
     EXPECT_FALSE(taken(64, 2048, 1536)) << "there are enough warps without";
     EXPECT_FALSE(taken(1, 1, 2048)) << "a step of decoding";
   }

@@ -315,6 +315,27 @@ std::vector<ScanCase> scan_cases() {
   add_wrapped("RelayServedWrappedBare", f16, channels, 2, {131}).bare();
   add_wrapped("RelayServedWrappedDense", f16, channels, 2, {133}).spacing = Spacing::kDense;
   add_wrapped("RelayServedWrappedReverseChannels", bf16, channels, 4, {133}).reverse = true;
+  // Cut in time: as many slots as two multiprocessors take, or any other number.
+  const auto add_relay_cut = [&](const char* name, DType dtype, Layout layout, int lanes,
+                                 std::vector<Index> seqlens) -> ScanCase& {
+    ScanCase& scan = add_relay_served(name, dtype, layout, lanes, 8, std::move(seqlens));
+    scan.choice.cut = true;
+    scan.dim = 21, scan.batch = 1, scan.sm_count = 7, scan.shared_kib = 228;
+    return scan;
+  };
+  add_relay_cut("RelayServedCutSteps", f16, steps, 2, {331, 640});
+  add_relay_cut("RelayServedCutChannels", bf16, channels, 2, {517}).dim = 48;
+  add_relay_cut("RelayServedCutFewStates", f32, channels, 4, {331});
+  add_relay_cut("RelayServedCutFloat32Steps", f32, steps, 2, {389});
+  add_relay_cut("RelayServedCutBare", f16, channels, 2, {333}).bare();
+  add_relay_cut("RelayServedCutDense", f16, channels, 2, {333}).spacing = Spacing::kDense;
+  add_relay_cut("RelayServedCutDenseSteps", bf16, steps, 2, {333}).spacing = Spacing::kDense;
+  add_relay_cut("RelayServedCutReverse", f16, steps, 2, {517}).reverse = true;
+  add_relay_cut("RelayServedCutThirteenStates", f16, channels, 2, {333}).dstate = 13;
+  {
+    ScanCase& scan = add_relay_cut("RelayServedCutGroups", f16, channels, 2, {263});
+    scan.dim = 2 * 19, scan.ngroups = 2, scan.batch = 2, scan.sm_count = 13;
+  }
   add_wrapped("RelayServedWrappedInPlace", f32, steps, 4, {133}).state_in_place = true;
   // Eight states of a lane, whose 16 channels four warps serve, or whose 8 two.
   const auto add_wide = [&](const char* name, DType dtype, Layout layout, int lanes,
@@ -330,6 +351,17 @@ std::vector<ScanCase> scan_cases() {
   add_wide("RelayServedWideManyStates", bf16, channels, 4, {83, 200}).dstate = 32;
   add_wide("RelayServedWideThirteenStates", f16, channels, 2, {41, 145}).dstate = 13;
   add_wide("RelayServedWideBare", f16, steps, 2, {71}).bare();
+  // Rows that begin anywhere, of which a serving lane has adjacent channels.
+  {
+    ScanCase& scan = add_wide("RelayServedWideDenseBFloat16", bf16, steps, 2, {67});
+    scan.spacing = Spacing::kDense, scan.dim = 33;
+  }
+  add_wide("RelayServedWideShiftedBFloat16", bf16, steps, 2, {67}).spacing = Spacing::kShifted;
+  for (const Index dim : {21, 33}) {
+    ScanCase& scan = add_wide("RelayServedWideDenseWords", f32, steps, 2, {41, 150});
+    scan.name += std::to_string(dim);
+    scan.spacing = Spacing::kDense, scan.dim = dim;
+  }
   add_wide("RelayServedWideDense", f16, steps, 2, {41, 133}).spacing = Spacing::kDense;
   {
     ScanCase& scan = add_wide("RelayServedWideDenseReverse", bf16, channels, 2, {41, 133});

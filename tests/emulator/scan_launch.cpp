@@ -68,12 +68,16 @@ PlannedScan plan_scan(const mamba_scan::SelectiveScanProblem& problem, const Sca
       launch.blocks = [slice](const auto&) { return prepare_blocks(slice); };
       out.launches.push_back(launch);
     }
-    launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
     if (out.cut) {
-      launch.variant = slice.variant.carry();
-      launch.blocks = [](const auto& params) { return static_cast<unsigned>(params.slots); };
-      out.launches.push_back(launch);
+      KernelLaunch carry = launch;
+      carry.params = carry_params(slice.variant, launch.params);
+      carry.variant = slice.variant.carry();
+      carry.geometry.block.x = slice.variant.carry_threads();
+      carry.geometry.dynamic_shared_bytes = slice.variant.carry_shared_bytes();
+      carry.blocks = [](const auto& params) { return static_cast<unsigned>(params.slots); };
+      out.launches.push_back(carry);
     }
+    launch.geometry.block.x = mamba_scan::ops::kForwardBlockThreads;
     if (out.cut && slice.variant.chunk_invariant) {
       launch.variant = slice.variant.compose();
       launch.blocks = [slice](const auto&) { return compose_blocks(slice); };
