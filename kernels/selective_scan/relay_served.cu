@@ -26,8 +26,8 @@
 // C are read twice as often), 4 states handed on before the others; one turn's outputs summed up among the next one's
 // exponentials (20.5: what a warp holds of the next tile is missing to the servers).
 //
-// Fewer rows than multiprocessors are cut in time: a block has its first turn after 5400 clocks, and the first of the
-// next row 4100 after the last one's.
+// Fewer rows than multiprocessors are cut in time. A block then has its first turn after 5400 clocks, and where its
+// slot goes on in another row, 4100 pass between the last turn of the one and the first of the other.
 //
 // Constants: see warp_tile.cuh. MS_UNROLL steps are a turn. MS_SHARED_BYTES is the dynamic shared memory that the
 // launch provides. Real states that one launch holds, of one channel of a lane, two lanes or more to a channel; B and C

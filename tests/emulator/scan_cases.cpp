@@ -328,6 +328,9 @@ std::vector<ScanCase> scan_cases() {
   add_relay_cut("RelayServedCutFewStates", f32, channels, 4, {331});
   add_relay_cut("RelayServedCutFloat32Steps", f32, steps, 2, {389});
   add_relay_cut("RelayServedCutBare", f16, channels, 2, {333}).bare();
+  // Carries of several rounds, of which the last is over before the slot's begin, or not.
+  add_relay_cut("RelayServedCutLongSlots", f16, steps, 2, {1700}).bare().dim = 16;
+  add_relay_cut("RelayServedCutLongSlotsFloat32", f32, channels, 2, {1250}).bare().dim = 13;
   add_relay_cut("RelayServedCutDense", f16, channels, 2, {333}).spacing = Spacing::kDense;
   add_relay_cut("RelayServedCutDenseSteps", bf16, steps, 2, {333}).spacing = Spacing::kDense;
   add_relay_cut("RelayServedCutReverse", f16, steps, 2, {517}).reverse = true;
