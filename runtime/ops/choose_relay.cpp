@@ -139,7 +139,6 @@ void consider_relay_served_cut(const SelectiveScanProblem& problem, const driver
   v.cut = true;
   // Padding takes as long as states: 1, 16384, 768 with 12 states took 98 us on an H200 by forward.cu, and 123.
   if (v.lanes * v.states > v.dstate && !best.wants(v)) return;
-  v.carry_stages = kFewestCarryStages;
   if (!fits_shared_with_carries(v, device)) return;
   const Index rows = rows_of(problem, v), sms = std::max(device.sm_count, 1);
   const Index most = rows * (ceil_div<Index>(problem.seqlen, v.tile) / 2);
@@ -172,7 +171,6 @@ void consider_relay_served_rows(const SelectiveScanProblem& problem, const drive
     consider_blocks(problem, device, v, slots, clocks, best);
   };
   consider(rows);
-  v.wrapped = false;
   if (may_be_cut(problem)) consider_relay_served_cut(problem, device, v, best);
   if (!can_share_out(problem, v) && !stays_in_l2(problem, device)) return;
   for (Index blocks = 1; blocks <= resident && blocks * sms < rows; ++blocks) consider(blocks * sms);

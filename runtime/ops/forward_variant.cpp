@@ -10,7 +10,8 @@
 namespace mamba_scan::ops {
 namespace {
 
-jit::Variant make_variant(const ForwardVariant& v, const char* source, const char* entry) {
+// dynamic: bytes of shared memory that its launches provide.
+jit::Variant make_variant(const ForwardVariant& v, const char* source, const char* entry, std::size_t dynamic = 0) {
   jit::Variant out;
   out.source = source;
   out.entry = entry;
@@ -56,6 +57,7 @@ jit::Variant make_variant(const ForwardVariant& v, const char* source, const cha
   define("MS_COMPLEX", v.is_complex);
   define("MS_PREPARED", v.prepared);
   define("MS_SLICE", static_cast<int>(v.slice));
+  if (dynamic > 0) out.defines.emplace_back("MS_SHARED_BYTES", std::to_string(dynamic));
   return out;
 }
 
@@ -230,31 +232,26 @@ std::size_t ForwardVariant::scan_shared_bytes(const SelectiveScanForwardParams& 
 }
 
 jit::Variant ForwardVariant::scan() const {
-  const auto of = [&](const char* source, const char* entry) { return make_variant(*this, source, entry); };
-  const auto of_kernel = [&] {
-    switch (kernel()) {
-      case ScanKernel::kServed:
-        return of("selective_scan/served.cu", "selective_scan_served");
-      case ScanKernel::kRelay:
-        return of("selective_scan/relay.cu", "selective_scan_relay");
-      case ScanKernel::kRelayServed:
-        return of("selective_scan/relay_served.cu", "selective_scan_relay_served");
-      case ScanKernel::kWholeRows:
-        return of("selective_scan/whole_rows.cu", "selective_scan_whole_rows");
-      case ScanKernel::kForward:
-        break;
-    }
-    return of("selective_scan/forward.cu", "selective_scan_forward");
+  const auto of = [&](const char* source, const char* entry) {
+    return make_variant(*this, source, entry, dynamic_shared_bytes());
   };
-  jit::Variant out = of_kernel();
-  if (dynamic_shared_bytes() > 0) out.defines.emplace_back("MS_SHARED_BYTES", std::to_string(dynamic_shared_bytes()));
-  return out;
+  switch (kernel()) {
+    case ScanKernel::kServed:
+      return of("selective_scan/served.cu", "selective_scan_served");
+    case ScanKernel::kRelay:
+      return of("selective_scan/relay.cu", "selective_scan_relay");
+    case ScanKernel::kRelayServed:
+      return of("selective_scan/relay_served.cu", "selective_scan_relay_served");
+    case ScanKernel::kWholeRows:
+      return of("selective_scan/whole_rows.cu", "selective_scan_whole_rows");
+    case ScanKernel::kForward:
+      break;
+  }
+  return of("selective_scan/forward.cu", "selective_scan_forward");
 }
 
 jit::Variant ForwardVariant::carry() const {
-  jit::Variant out = make_variant(carry_variant(*this), "selective_scan/carry.cu", "selective_scan_carry");
-  if (carry_shared_bytes() > 0) out.defines.emplace_back("MS_SHARED_BYTES", std::to_string(carry_shared_bytes()));
-  return out;
+  return make_variant(carry_variant(*this), "selective_scan/carry.cu", "selective_scan_carry", carry_shared_bytes());
 }
 
 jit::Variant ForwardVariant::compose() const {

@@ -72,10 +72,11 @@ bool fits_shared_with_carries(const ForwardVariant& v, const driver::DeviceRepor
 }
 
 std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver::DeviceReport& device) {
+  constexpr std::int16_t kFewest = 2;
+  if (v.carry_shared_bytes() > 0) return kFewest;
   ForwardVariant carry = v;
   const Index per_sm = ceil_div<Index>(slots, std::max(device.sm_count, 1));
-  if (v.carry_shared_bytes() > 0) return kFewestCarryStages;
-  for (carry.carry_stages = 6; carry.carry_stages > kFewestCarryStages; --carry.carry_stages) {
+  for (carry.carry_stages = 6; carry.carry_stages > kFewest; --carry.carry_stages) {
     const ForwardVariant tried = carry_variant(carry);
     if (tried.shared_bytes() <= kMostStaticShared &&
         blocks_per_sm(tried, device) >= std::min<Index>(per_sm, tried.min_blocks))

@@ -43,7 +43,6 @@ bool fits_shared_with_carries(const ForwardVariant& v, const driver::DeviceRepor
 // A carry pass computes little per tile, so that six tiles must be under way to hide how long copies take; fewer where
 // shared memory would then hold fewer warps than there are, or where warps share a slot, whose tiles are read in vain
 // once what they add to has decayed.
-constexpr std::int16_t kFewestCarryStages = 2;
 std::int16_t carry_stages_for(const ForwardVariant& v, Index slots, const driver::DeviceReport& device);
 
 // Blocks of a kernel that has a block for every row: relay.cu, relay_served.cu, whole_rows.cu.

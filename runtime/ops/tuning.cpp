@@ -80,6 +80,8 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
     const ExpectedChoice made = expect(problem, device, wanted);
     if (without_details(made.choice) == wanted) choices.push_back(made);
   };
+  // Whole rows, cut ones, even shares of them: cut, wrapped.
+  constexpr std::pair<bool, bool> kOfRows[] = {{false, false}, {true, false}, {false, true}};
   const auto add_all = [&](std::int16_t slices) {
     add({.lanes = 1, .slices = slices, .whole_rows = true});
     for (std::int16_t lanes = 1; lanes <= 32; lanes *= 2)
@@ -88,7 +90,7 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
           for (const std::int16_t abreast : {1, 2, 4})
             add({.lanes = lanes, .channels = channels, .cut = cut, .slices = slices, .abreast = abreast});
         add({.lanes = lanes, .channels = channels, .slices = slices, .wrapped = true});
-        for (const auto& [cut, wrapped] : {std::pair{false, false}, {true, false}, {false, true}})
+        for (const auto& [cut, wrapped] : kOfRows)
           add({.lanes = lanes,
                .channels = channels,
                .cut = cut,
@@ -97,16 +99,17 @@ std::vector<ExpectedChoice> plan_choices(const SelectiveScanProblem& problem, co
                .together = true});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true});
         add({.lanes = lanes, .channels = channels, .slices = slices, .served = true, .wrapped = true});
-        for (const std::int16_t warps : {4, 8, 16})
-          for (const bool served : {false, true})
-            for (const auto& [cut, wrapped] : {std::pair{false, false}, {true, false}, {false, true}})
-              add({.lanes = lanes,
-                   .channels = channels,
-                   .cut = cut,
-                   .warps = warps,
-                   .slices = slices,
-                   .served = served,
-                   .wrapped = wrapped});
+        for (const std::int16_t warps : {4, 8, 16}) {
+          add({.lanes = lanes, .channels = channels, .warps = warps, .slices = slices});
+          for (const auto& [cut, wrapped] : kOfRows)
+            add({.lanes = lanes,
+                 .channels = channels,
+                 .cut = cut,
+                 .warps = warps,
+                 .slices = slices,
+                 .served = true,
+                 .wrapped = wrapped});
+        }
       }
   };
   for (Index slices = usual_slices(problem);; slices = fewer_slices(slices)) {

@@ -315,7 +315,7 @@ std::vector<ScanCase> scan_cases() {
   add_wrapped("RelayServedWrappedBare", f16, channels, 2, {131}).bare();
   add_wrapped("RelayServedWrappedDense", f16, channels, 2, {133}).spacing = Spacing::kDense;
   add_wrapped("RelayServedWrappedReverseChannels", bf16, channels, 4, {133}).reverse = true;
-  // Cut in time: as many slots as two multiprocessors take, or any other number.
+  // Cut in time: as many slots as there are multiprocessors, or any other number.
   const auto add_relay_cut = [&](const char* name, DType dtype, Layout layout, int lanes,
                                  std::vector<Index> seqlens) -> ScanCase& {
     ScanCase& scan = add_relay_served(name, dtype, layout, lanes, 8, std::move(seqlens));
