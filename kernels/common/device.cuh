@@ -210,6 +210,21 @@ __device__ __forceinline__ void event_end(Event& event) {
   asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(shared_address(&event)) : "memory");
 }
 
+// Has it, counted as by event_wait()? Then there is nothing to wait for any more.
+__device__ __forceinline__ bool event_happened(Event& event, unsigned parity) {
+  unsigned happened;
+  asm volatile(
+      "{\n"
+      ".reg .pred happened;\n"
+      "mbarrier.test_wait.parity.shared.b64 happened, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, happened;\n"
+      "}"
+      : "=r"(happened)
+      : "r"(shared_address(&event)), "r"(parity)
+      : "memory");
+  return happened != 0;
+}
+
 __device__ __forceinline__ void event_signal(Event& event) {
   asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(&event)) : "memory");
 }

@@ -282,16 +282,16 @@ extern "C" __global__ void __launch_bounds__(32 * kWarps, MS_MIN_BLOCKS)
     Shared& shared = block.warp[warp];
     Stage& stage = copies.take(params, shared, id.lane);
     expand_projections(p, shared.piece.row, stage, shared.expanded, id.lane);
-    const bool whole = copies.is_whole(tile);
-    if (!whole && steps_of_tile(p, tile) < kTile)
-      forget_steps(p, shared.piece.row, shared.expanded, stage, steps_of_tile(p, tile), kTile, id.lane);
+    const int existing = steps_of_tile(params, tile);
+    if (existing < kTile) forget_steps(p, shared.piece.row, shared.expanded, stage, existing, kTile, id.lane);
     Lane self;
-    take_turn(params, block, warp, stage, tile, whole ? kTile : steps_of_tile(p, tile), id, self.state);
+    take_turn(params, block, warp, stage, tile, existing, id, self.state);
     __syncwarp();
-    if (whole) {
+    if (copies.is_whole(tile)) {
       store_whole(stage.u, y, params, shared.piece.row, tile, id.lane);
     } else {
-      store_part(stage.u, p.y, shared.piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(p, tile), id.lane);
+      store_part(stage.u, p.y, shared.piece.row, static_cast<Index>(tile) * kTile, steps_of_tile(params, tile),
+                 id.lane);
     }
     if (tile + 1 == params.tiles_per_row) store_state(p, shared, id, self);
   }

@@ -20,11 +20,19 @@
 //   A in registers, inputs and outputs by step (kByStep), not by channel             18.3
 //   steps joined by four                                                             17.7
 //
-// By two it takes 18.3, by eight 18.1. A step now takes 27.4 clocks, in which a scheduler issues 20 instructions and
-// the exponential unit is busy for 16; without waiting for one another the warps take 29, and without what servers
-// do 24.8. Of no use: 16 steps of 4 states of a lane and half of the channels, twice as many warps with 8 steps (B and
-// C are read twice as often), 4 states handed on before the others; one turn's outputs summed up among the next one's
-// exponentials (20.5: what a warp holds of the next tile is missing to the servers).
+// and on another one, with 1, 16384, 768 beside it:
+//
+//   the same                                                                         18.0  107.1
+//   two joined, states handed on before all else, the next tile looked for ahead     18.0  104.1
+//   a tile served in 195 instructions rather than 245                                17.3  102.9
+//
+// Before the last of these a step took 27.1 clocks, in which a scheduler issued 18 instructions and the exponential
+// unit was busy for 16. No one thing binds it: without waiting for one another the warps took 26.9, reading B and C
+// once a turn 26.1, without exponentials no less, but without what servers do 23.5; their copies are 1.2 of it, what
+// they make ready 2.2. Of no use: two channels of a lane and half of their states; twice as many warps with half of a
+// lane's states each (29.4: more instructions) or half of the channels (B and C are read twice as often); addresses
+// kept in registers from turn to turn; one turn's outputs summed up among the next one's exponentials (20.5: what a
+// warp holds of the next tile is missing to the servers).
 //
 // Fewer rows than multiprocessors are cut in time. A block then has its first turn after 5400 clocks, and where its
 // slot goes on in another row, 4100 pass between the last turn of the one and the first of the other.
@@ -120,12 +128,12 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
     const Row& row = piece.row;
     const float* from = p.A + row.first_channel * p.A_dim_stride;
     for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
-                   [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] : 0.0f; });
+                   [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] * kLog2E : 0.0f; });
     if (kWrapped && piece.begin > 0) {
       await_state(params, static_cast<int>(blockIdx.x), id, self.state);
     } else if (MS_CUT && piece.begin > 0) {
 #pragma unroll
-      for (int s = 0; s < kStates; ++s) self.rate[0][s] = A[0][s] * kLog2E;
+      for (int s = 0; s < kStates; ++s) self.rate[0][s] = A[0][s];
       compose_state(params, piece, 0, row.batch, id, self);
     } else {
       start_state(p, row, row.batch, id, self);
@@ -149,24 +157,28 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
   }
 }
 
+// Has a scheduler but two warps that scan, which hide little of what each other waits for? Of few states there are
+// more.
+constexpr bool kIsAlone = kStates > 4;
+
 // B or C of a turn, for the lane's states. at: place of the first of them, of which the compiler knows nothing, and so
 // adds up the address once, not for every step.
 __device__ __forceinline__ void read_step(const float* projection, int at, int t, float (&to)[kStates]) {
   read_states(projection + at + t * kPaddedStates, 0, 0, to);
 }
 
-// Steps that are joined while they are evaluated: what several of them make of the state before is known before the
-// wait, and fewer fmas stand between waiting and handing on. More than that, joining has the compiler spread the
-// exponentials among the fp32 instructions: where nothing needs their results before the wait, it puts all of them
-// right before it, one after another. Of few states enough warps share a scheduler.
-constexpr int kJoined = kStates > 4 ? 4 : 1;
-static_assert(kSteps % kJoined == 0, "a turn has whole groups of joined steps");
+// The last steps of a turn are joined while they are evaluated: what they make of the state before them is known before
+// the wait, and fewer fmas stand between waiting and handing on. Each state of each of them takes two more
+// instructions, so no more than two steps are.
+constexpr int kJoined = kIsAlone ? 2 : 1;
+constexpr int kFirstJoined = kSteps - kJoined;
+static_assert(kFirstJoined > 0, "a step comes before those that are joined");
 
-// Until it is known what the turn begins with, the state after a step is decay * before + state, `before` being the
-// state before the group of joined steps; then it is `state`.
+// Until it is known what the turn begins with, the state after a joined step is decay * before + state, `before` being
+// the state before them all, and after any other the same of the step before it; then it is `state`.
 struct Steps {
-  float decay[kSteps][kStates];
-  float state[kSteps][kStates];
+  States decay[kSteps];
+  States state[kSteps];
 };
 
 __device__ __forceinline__ void evaluate_steps(const States& A, const Slot& slot, int at, const Inputs& inputs,
@@ -177,38 +189,34 @@ __device__ __forceinline__ void evaluate_steps(const States& A, const Slot& slot
     read_step(slot.expanded.B, at, t, B);
 #pragma unroll
     for (int s = 0; s < kStates; ++s) {
-      steps.decay[t][s] = exp2_fast(inputs.delta[t][0] * A[0][s]);
-      steps.state[t][s] = inputs.delta_u[t][0] * B[s];
-      if (t % kJoined == 0) continue;
-      steps.state[t][s] += steps.decay[t][s] * steps.state[t - 1][s];
-      steps.decay[t][s] *= steps.decay[t - 1][s];
+      steps.decay[t][0][s] = exp2_fast(inputs.delta[t][0] * A[0][s]);
+      steps.state[t][0][s] = inputs.delta_u[t][0] * B[s];
+      if (t <= kFirstJoined) continue;
+      steps.state[t][0][s] += steps.decay[t][0][s] * steps.state[t - 1][0][s];
+      steps.decay[t][0][s] *= steps.decay[t - 1][0][s];
     }
   }
 }
 
-// From the state before the turn to the one after it. The last step of each group keeps the state before the group.
-__device__ __forceinline__ void pass_groups(States& state, Steps& steps) {
+// From the state before the turn to the one after it, and those after the steps that are not joined.
+__device__ __forceinline__ void pass_steps(const States& before, Steps& steps) {
 #pragma unroll
-  for (int last = kJoined - 1; last < kSteps; last += kJoined)
+  for (int t = 0; t < kFirstJoined; ++t)
 #pragma unroll
-    for (int s = 0; s < kStates; ++s) {
-      const float before = state[0][s];
-      state[0][s] = steps.decay[last][s] * before + steps.state[last][s];
-      steps.state[last][s] = before;
-    }
+    for (int s = 0; s < kStates; ++s)
+      steps.state[t][0][s] += steps.decay[t][0][s] * (t == 0 ? before[0][s] : steps.state[t - 1][0][s]);
+#pragma unroll
+  for (int s = 0; s < kStates; ++s)
+    steps.state[kSteps - 1][0][s] += steps.decay[kSteps - 1][0][s] * steps.state[kFirstJoined - 1][0][s];
 }
 
-// After that, the states after all steps; `after` is the one after the turn.
-__device__ __forceinline__ void fill_groups(const States& after, Steps& steps) {
+// After that, to those after all other steps.
+__device__ __forceinline__ void fill_steps(Steps& steps) {
 #pragma unroll
-  for (int last = kJoined - 1; last < kSteps; last += kJoined)
+  for (int t = kFirstJoined; t < kSteps - 1; ++t)
 #pragma unroll
-    for (int s = 0; s < kStates; ++s) {
-      const float before = steps.state[last][s];
-#pragma unroll
-      for (int t = last + 1 - kJoined; t < last; ++t) steps.state[t][s] += steps.decay[t][s] * before;
-      steps.state[last][s] = last + 1 < kSteps ? steps.state[last + kJoined][s] : after[0][s];
-    }
+    for (int s = 0; s < kStates; ++s)
+      steps.state[t][0][s] += steps.decay[t][0][s] * steps.state[kFirstJoined - 1][0][s];
 }
 
 // Waits for the state that the turn begins with, hands on the state that it ends with, and takes the steps. This is
@@ -221,35 +229,37 @@ __device__ __forceinline__ void take_steps(const SelectiveScanForwardParams& par
 #pragma unroll 1
   do {
     barrier_wait<kOfTwoWarps>(warp);
-    States state;
-    read_handed(block.handed[warp], id, state);
-    pass_groups(state, steps);
-    write_handed(block.handed[next], id, state);
+    States before;
+    read_handed(block.handed[warp], id, before);
+    pass_steps(before, steps);
+    write_handed(block.handed[next], id, steps.state[kSteps - 1]);
     barrier_arrive<kOfTwoWarps>(next);
-    fill_groups(state, steps);
   } while (params.segment_tiles != 0);  // never: there are no segments
+  fill_steps(steps);
 }
 
 // y before the gate, of every lane its share.
 __device__ __forceinline__ void leave_shares(Slot& slot, const Steps& steps, int first, int at, LaneId id) {
+  constexpr int kTogether = kIsAlone ? kSteps : 4;  // before they are stored: what is read after that waits
   float* by_step = slot.shares + first * kSharesPitch + id.lane;
   auto* of_four = reinterpret_cast<Shares*>(slot.shares) + first / 4 * 32 + id.lane;
 #pragma unroll
-  for (int t = 0; t < kSteps; t += 4) {
-    Shares sums;
+  for (int base = 0; base < kSteps; base += kTogether) {
+    Shares sums[kTogether / 4] = {};
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 0; k < kTogether; ++k) {
       float C[kStates];
-      read_step(slot.expanded.C, at, t + k, C);
-      sums.of_step[k] = 0.0f;
+      read_step(slot.expanded.C, at, base + k, C);
 #pragma unroll
-      for (int s = 0; s < kStates; ++s) sums.of_step[k] += steps.state[t + k][s] * C[s];
+      for (int s = 0; s < kStates; ++s) sums[k / 4].of_step[k % 4] += steps.state[base + k][0][s] * C[s];
     }
-    if constexpr (kByStep) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) by_step[(t + k) * kSharesPitch] = sums.of_step[k];
-    } else {
-      of_four[t / 4 * 32] = sums;
+    for (int k = 0; k < kTogether; ++k) {
+      if constexpr (kByStep) {
+        by_step[(base + k) * kSharesPitch] = sums[k / 4].of_step[k % 4];
+      } else if (k % 4 == 0) {
+        of_four[(base + k) / 4 * 32] = sums[k / 4];
+      }
     }
   }
 }
@@ -274,15 +284,16 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, B
   announce_first(thread / 32);
   States A;
   read_handed(block.A, lane_id(), A);
-#pragma unroll 1
-  for (unsigned turn = threadIdx.x / 32; turn < turns(); turn += kWarps) {
+  unsigned turn = threadIdx.x / 32, all = turns();
+  bool is_ready = false;
+  while (turn < all) {
     const unsigned warp = static_cast<unsigned>(opaque(thread)) / 32;
     const LaneId id = lane_id(lane_anew(thread));
     const unsigned tile = turn / kGroups;
     const int first = static_cast<int>(turn % kGroups * kSteps);
     const int at = opaque(first * kPaddedStates + place_of_state(id.part, 0));
     Slot& slot = block.slot[tile % kSlots];
-    event_wait(block.ready[tile % kSlots], tile / kSlots % 2);
+    if (!is_ready) event_wait(block.ready[tile % kSlots], tile / kSlots % 2);
     Steps steps;
     {
       Inputs inputs;
@@ -290,9 +301,15 @@ __device__ __forceinline__ void scan(const SelectiveScanForwardParams& params, B
       evaluate_steps(A, slot, at, inputs, steps);
     }
     take_steps(params, block, static_cast<int>(warp), id, steps);
+    turn += kWarps;
+    if constexpr (kIsAlone) {  // what the next turn begins with, as long as there is something else to do
+      all = turns();
+      is_ready = event_happened(block.ready[turn / kGroups % kSlots], turn / kGroups / kSlots % 2);
+    }
     leave_shares(slot, steps, first, at, id);
     __syncwarp();
     if (id.lane == 0) event_signal(block.done[tile % kSlots]);
+    if constexpr (!kIsAlone) all = turns();
   }
   // Anew, so that no registers keep them all the while.
   const int warp = static_cast<int>(static_cast<unsigned>(opaque(thread)) / 32);
@@ -328,32 +345,6 @@ __device__ __forceinline__ void add_lanes(const Slot& slot, int first, LaneId id
   }
 }
 
-// Of what a warp reads from shared memory after it has written there, the compiler does not know that it is something
-// else, and waits: so all is read, then all is written.
-
-// Several vectors of B and C at a time.
-__device__ __forceinline__ void expand_together(const Stage& stage, ExpandedTile& expanded, int lane) {
-  using B = RawVectors<MS_B_ORDER>;
-  using C = RawVectors<MS_C_ORDER>;
-  constexpr int kMost = B::kPerLane > C::kPerLane ? B::kPerLane : C::kPerLane;
-  constexpr int kTogether = kMost < 4 ? kMost : 4;
-#pragma unroll
-  for (int first = 0; first < kMost; first += kTogether) {
-    typename B::Vector of_B[kTogether];
-    typename C::Vector of_C[kTogether];
-#pragma unroll
-    for (int k = 0; k < kTogether; ++k) {
-      if (first + k < B::kPerLane && B::exists(first + k, lane)) of_B[k] = B::read(stage.B, first + k, lane);
-      if (first + k < C::kPerLane && C::exists(first + k, lane)) of_C[k] = C::read(stage.C, first + k, lane);
-    }
-#pragma unroll
-    for (int k = 0; k < kTogether; ++k) {
-      if (first + k < B::kPerLane && B::exists(first + k, lane)) B::write(of_B[k], expanded.B, first + k, lane);
-      if (first + k < C::kPerLane && C::exists(first + k, lane)) C::write(of_C[k], expanded.C, first + k, lane);
-    }
-  }
-}
-
 struct StepLane {
   int step, channel;  // its first ones
 
@@ -365,16 +356,20 @@ struct StepLane {
     } else {
       step = lane % 16, channel = (lane / 16 ^ (MS_U_ACCESS == kVectors ? lane / 4 & 1 : 0)) * kAdjacent;
     }
+    // Of bits that are known to be zero the compiler makes use, and adds up every address by itself.
+    step = opaque(step), channel = opaque(channel);
   }
 };
 
 // What a lane keeps of its channels, and of its steps, which in all tiles are shifted alike.
 struct OfChannels {
+  StepLane at;
   float bias[kAdjacent], D[kAdjacent];
   int u_shift, delta_shift, z_shift;
 
-  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row, int lane) {
-    const StepLane at(lane);
+  explicit __device__ __forceinline__ OfChannels(int lane) : at(lane) {}
+
+  __device__ __forceinline__ void load(const SelectiveScanProblem& p, const Row& row) {
     u_shift = shift_of<MS_U_ACCESS>(p.u, row, {}).of_step(at.step);
     delta_shift = shift_of<MS_DELTA_ACCESS>(p.delta, row, {}).of_step(at.step);
     z_shift = shift_of<MS_Z_ACCESS>(p.z, row, {}).of_step(at.step);
@@ -396,9 +391,9 @@ __device__ __forceinline__ Elements<kAdjacent> read_channels(const Element* tile
   return read_row<ACCESS, kAdjacent>(tile + step * kPitch<ACCESS>, first, shift);
 }
 
-__device__ __forceinline__ void make_inputs_by_step(const Stage& stage, int existing, int lane,
-                                                    const OfChannels& of_channels, StepInputs* to) {
-  const StepLane at(lane);
+__device__ __forceinline__ void make_inputs_by_step(const Stage& stage, int existing, const OfChannels& of_channels,
+                                                    StepInputs* to) {
+  const StepLane& at = of_channels.at;
 #pragma unroll
   for (int first = 0; first < kTile; first += kStepsAtOnce) {
     const int step = first + at.step;
@@ -443,10 +438,10 @@ __device__ __forceinline__ void store_channels(char* to, const Elements<kAdjacen
 }
 
 // Stores a tile's outputs, of the steps that exist. y: where the lane's first one lies.
-__device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, const Row& row, int existing, int lane,
+__device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, const Row& row, int existing,
                                               const OfChannels& of_channels, const Slot& slot, const Stage& stage,
                                               char* y) {
-  const StepLane at(lane);
+  const StepLane& at = of_channels.at;
 #pragma unroll
   for (int first = 0; first < kTile; first += kStepsAtOnce) {
     const int step = first + at.step;
@@ -455,9 +450,9 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
     for (int i = 0; i < kAdjacent; ++i) {
       float shares[kLanes];
       read_floats(slot.shares + step * kSharesPitch + (at.channel + i) * kLanes, shares);
-      outputs[i] = 0.0f;
+      outputs[i] = shares[0];
 #pragma unroll
-      for (int k = 0; k < kLanes; ++k) outputs[i] += shares[k];
+      for (int k = 1; k < kLanes; ++k) outputs[i] += shares[k];
     }
     if constexpr (MS_HAS_D) {
       const auto u = read_channels<MS_U_ACCESS>(stage.u, step, at.channel, of_channels.u_shift);
@@ -483,6 +478,7 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
     if (at.channel + kAdjacent <= row.channels) {
       store_channels(to, rounded);
     } else {
+      to += opaque(0);  // or the compiler would keep a second pointer
 #pragma unroll
       for (int i = 0; i < kAdjacent; ++i)
         if (at.channel + i < row.channels) store_global<kElementBytes>(to + i * kElementBytes, &rounded.value[i]);
@@ -494,15 +490,17 @@ __device__ __forceinline__ void store_by_step(const SelectiveScanProblem& p, con
 __device__ __forceinline__ void make_ready(const SelectiveScanProblem& p, const Row& row, int existing, Stage& stage,
                                            LaneId id, const OfRow& of_row, DeltaReader& delta,
                                            const OfChannels& of_channels, Slot& slot) {
-  if constexpr (MS_B_ORDER < 2 && MS_B_ACCESS == kVectors && MS_C_ORDER < 2 && MS_C_ACCESS == kVectors) {
+  if constexpr (kExpandsTogether) {
     expand_together(stage, slot.expanded, id.lane);
-    __syncwarp();
   } else {
     expand_projections(p, row, stage, slot.expanded, id.lane);
   }
-  if (existing < kTile) forget_steps(p, row, slot.expanded, stage, existing, kTile, id.lane);
+  if (existing < kTile) {
+    __syncwarp();
+    forget_steps(p, row, slot.expanded, stage, existing, kTile, id.lane);
+  }
   if constexpr (kByStep) {
-    make_inputs_by_step(stage, existing, id.lane, of_channels, slot.inputs);
+    make_inputs_by_step(stage, existing, of_channels, slot.inputs);
   } else {
     Inputs inputs[kGroups];
 #pragma unroll
@@ -545,11 +543,11 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
   TileCopies<true, kHeldStages> copies(params, shared, id.lane);
   DeltaReader delta;
   OfRow of_row;
-  OfChannels of_channels;
+  OfChannels of_channels(id.lane);
   char* y;  // where this lane stores its first chunk of the next tile, or the next whole one
   if constexpr (kByStep) {
-    of_channels.load(p, row, id.lane);
-    const StepLane at(id.lane);
+    of_channels.load(p, row);
+    const StepLane& at = of_channels.at;
     const Rows rows = sequence_rows(p.y, row, static_cast<Index>(first_tile + server) * kTile, kTile, kWarpChannels);
     y = reinterpret_cast<char*>(const_cast<Element*>(rows.from + at.step * rows.row_stride + at.channel));
   } else {
@@ -558,7 +556,6 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
     y = const_cast<char*>(sequence_source<MS_Y_ACCESS>(p.y, row, first_tile + server, id.lane));
   }
   const int tiles = piece.end - first_tile;
-  const auto steps_of = [&](int tile) { return copies.is_whole(tile) ? kTile : steps_of_tile(p, tile); };
   if (!first) leave_piece();
   wait_for_block();
 #pragma unroll 1
@@ -571,9 +568,9 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
     if (before >= 0) {
       event_wait(block.done[at], static_cast<unsigned>(before) / kSlots % 2);
       Stage& last = shared.stage[static_cast<unsigned>(before) / kServers % kStages];
-      const int tile = first_tile + before, existing = steps_of(tile);
+      const int tile = first_tile + before, existing = steps_of_tile(params, tile);
       if constexpr (kByStep) {
-        store_by_step(p, row, existing, id.lane, of_channels, slot, last, y);
+        store_by_step(p, row, existing, of_channels, slot, last, y);
         y += params.y_steps.advance;
       } else {
         TileOutputs outputs;
@@ -585,10 +582,10 @@ __device__ __forceinline__ void serve(const SelectiveScanForwardParams& params, 
           store_part(last.u, p.y, row, static_cast<Index>(tile) * kTile, existing, id.lane);
         }
       }
-      __syncwarp();  // the next copy goes there
+      // The next copy goes to the last one's stage, after make_ready() has all lanes wait for each other.
     }
     if (t < tiles) {
-      make_ready(p, row, steps_of(first_tile + t), *stage, id, of_row, delta, of_channels, slot);
+      make_ready(p, row, steps_of_tile(params, first_tile + t), *stage, id, of_row, delta, of_channels, slot);
       if (id.lane == 0) event_signal(block.ready[at]);
       copies.copy_ahead(params, row, shared, id.lane);
     }

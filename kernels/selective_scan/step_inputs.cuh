@@ -8,9 +8,8 @@
 namespace mamba_scan {
 namespace {
 
-// exp(delta * A) = 2^(delta * log2(e) * A). In relay.cu and relay_served.cu, where A comes as it is, delta has the
-// factor.
-constexpr float kDeltaFactor = kWarps > 1 ? kLog2E : 1.0f;
+// exp(delta * A) = 2^(delta * log2(e) * A). In relay.cu, where A comes as it is, delta has the factor.
+constexpr float kDeltaFactor = kWarps > 1 && !kServed ? kLog2E : 1.0f;
 
 // Of a step and channel.
 struct __align__(8) StepInput {

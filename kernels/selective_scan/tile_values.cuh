@@ -227,6 +227,38 @@ __device__ __forceinline__ void expand_vectors(const Element* from, float* to, i
   }
 }
 
+// Both B and C, several vectors at a time. Of what a warp reads from shared memory after it has written there, the
+// compiler does not know that it is something else, and waits: one by one they took 4 % of the time of two warps of a
+// scheduler. In served.cu others go on meanwhile, and lanes that move their rows themselves have no registers for it.
+constexpr bool kExpandsTogether = kExpandsB && kExpandsC && !kPrepared && MS_B_ORDER < 2 && MS_B_ACCESS == kVectors &&
+                                  MS_C_ORDER < 2 && MS_C_ACCESS == kVectors && (!kServed || kWarps > 1) &&
+                                  !kReadsDirectly;
+constexpr int kVectorsAtOnce = kElementBytes == 2 || kServed ? 4 : 2;  // those of fp32 are twice as large
+
+__device__ __forceinline__ void expand_together(const Stage& stage, ExpandedTile& expanded, int lane) {
+#if !MS_PREPARED
+  using B = RawVectors<MS_B_ORDER>;
+  using C = RawVectors<MS_C_ORDER>;
+  constexpr int kMost = B::kPerLane > C::kPerLane ? B::kPerLane : C::kPerLane;
+  constexpr int kTogether = kMost < kVectorsAtOnce ? kMost : kVectorsAtOnce;
+#pragma unroll
+  for (int first = 0; first < kMost; first += kTogether) {
+    typename B::Vector of_B[kTogether];
+    typename C::Vector of_C[kTogether];
+#pragma unroll
+    for (int k = 0; k < kTogether; ++k) {
+      if (first + k < B::kPerLane && B::exists(first + k, lane)) of_B[k] = B::read(stage.B, first + k, lane);
+      if (first + k < C::kPerLane && C::exists(first + k, lane)) of_C[k] = C::read(stage.C, first + k, lane);
+    }
+#pragma unroll
+    for (int k = 0; k < kTogether; ++k) {
+      if (first + k < B::kPerLane && B::exists(first + k, lane)) B::write(of_B[k], expanded.B, first + k, lane);
+      if (first + k < C::kPerLane && C::exists(first + k, lane)) C::write(of_C[k], expanded.C, first + k, lane);
+    }
+  }
+#endif
+}
+
 // Prepared B for carry.cu: a lane takes every 32nd place of all steps to where its state lies there.
 __device__ __forceinline__ void reorder_prepared(const float* from, float* to, int lane) {
 #pragma unroll
@@ -269,8 +301,12 @@ __device__ __forceinline__ void clear_padding(ExpandedTile& expanded, int lane) 
 // Both.
 __device__ __forceinline__ void expand_projections(const SelectiveScanProblem& p, const Row& row, const Stage& stage,
                                                    ExpandedTile& expanded, int lane) {
-  expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, expanded.B, lane);
-  expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, expanded.C, lane);
+  if constexpr (kExpandsTogether) {
+    expand_together(stage, expanded, lane);
+  } else {
+    expand_projection<MS_B_ORDER, MS_B_ACCESS>(p.B, row, stage.B, expanded.B, lane);
+    expand_projection<MS_C_ORDER, MS_C_ACCESS>(p.C, row, stage.C, expanded.C, lane);
+  }
   if constexpr (kExpandsB || kExpandsC) __syncwarp();
 }
 

@@ -306,11 +306,23 @@ void Block::event_wait(const void* event, unsigned parity, Place place) {
   thread.for_event = true;
   while (self.happened % 2 == parity) yield();
   thread.for_event = false;
-  checker_.acquire(running_, self.past[parity]);
-  if (self.copies.empty()) return;
-  for (const AsyncCopy& copy : self.copies) end_copy(copy);
-  self.copies.clear();
-  checker_.release(running_, self.past[parity]);
+  follow(self, parity);
+}
+
+bool Block::event_happened(const void* event, unsigned parity, Place place) {
+  Event& self = event_at(event, place);
+  if (self.happened % 2 == parity) return false;
+  follow(self, parity);
+  return true;
+}
+
+// What was done before the event is done for the running thread.
+void Block::follow(Event& event, unsigned parity) {
+  checker_.acquire(running_, event.past[parity]);
+  if (event.copies.empty()) return;
+  for (const AsyncCopy& copy : event.copies) end_copy(copy);
+  event.copies.clear();
+  checker_.release(running_, event.past[parity]);
 }
 
 std::uint64_t Block::collective(const CollectiveCall& call) {

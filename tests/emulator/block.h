@@ -72,6 +72,7 @@ class Block {
   void event_end(const void* event, Place place);
   void event_signal(const void* event, Place place);
   void event_wait(const void* event, unsigned parity, Place place);
+  bool event_happened(const void* event, unsigned parity, Place place);
   // A flag in global memory, by which blocks know what others have done.
   void publish(const void* flag) { checker_.publish(running_, flag); }
   void follow(const void* flag) { checker_.follow(running_, flag); }
@@ -125,6 +126,7 @@ class Block {
   void resume(unsigned t);
   Event& event_at(const void* event, Place place);
   void signal(Event& event);
+  void follow(Event& event, unsigned parity);
   void let_happen(Event& event);
   void access_all(const void* begin, std::size_t bytes, AccessKind kind, const void* code);
   void begin_copy(const AsyncCopy& copy);

@@ -141,6 +141,9 @@ inline void event_signal(Event& event, EMULATED_PLACE) { ::emulator::event_signa
 inline void event_wait(Event& event, unsigned parity, EMULATED_PLACE) {
   ::emulator::event_wait(&event, parity, file, line);
 }
+inline bool event_happened(Event& event, unsigned parity, EMULATED_PLACE) {
+  return ::emulator::event_happened(&event, parity, file, line);
+}
 
 inline void flag_set(unsigned* flag) { ::emulator::flag_set(flag); }
 inline void flag_wait(const unsigned* flag) { ::emulator::flag_wait(flag); }

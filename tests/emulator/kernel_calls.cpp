@@ -24,6 +24,9 @@ void event_signal(const void* event, const char* file, int line) {
 void event_wait(const void* event, unsigned parity, const char* file, int line) {
   Block::current()->event_wait(event, parity, {file, line});
 }
+bool event_happened(const void* event, unsigned parity, const char* file, int line) {
+  return Block::current()->event_happened(event, parity, {file, line});
+}
 
 std::uint64_t collective(Collective operation, unsigned mask, std::uint64_t value, unsigned argument, unsigned width,
                          const char* file, int line) {

@@ -35,6 +35,7 @@ void event_init(const void* event, unsigned count, const char* file, int line);
 void event_end(const void* event, const char* file, int line);
 void event_signal(const void* event, const char* file, int line);
 void event_wait(const void* event, unsigned parity, const char* file, int line);
+bool event_happened(const void* event, unsigned parity, const char* file, int line);
 std::uint64_t collective(Collective operation, unsigned mask, std::uint64_t value, unsigned argument, unsigned width,
                          const char* file, int line);
 // To be called before an atomic operation; other threads get their turn first, so that waiting loops end.

@@ -103,7 +103,8 @@ __global__ void named_barriers(int* out) {
   }
 }
 
-// Warp 0 fills two slots in turns, warps 1 and 2 drain each; nothing but events says when.
+// Warp 0 fills two slots in turns, warps 1 and 2 drain each; nothing but events says when. Warp 1 waits only for those
+// that have not happened yet.
 __global__ void events(int* out) {
   __shared__ int slot[2][32];
   __shared__ mamba_scan::device::Event full[2], empty[2];
@@ -116,7 +117,7 @@ __global__ void events(int* out) {
       if (round >= 2) event_wait(empty[at], 1 - parity);
       slot[at][lane] = static_cast<int>(100 * round + lane);
     } else {
-      event_wait(full[at], parity);
+      if (warp == 2 || !event_happened(full[at], parity)) event_wait(full[at], parity);
       out[(warp - 1) * 160 + round * 32 + lane] = slot[at][31 - lane];
     }
     __syncwarp();
