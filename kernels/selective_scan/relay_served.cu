@@ -126,9 +126,7 @@ __device__ __forceinline__ void enter_piece(const SelectiveScanForwardParams& pa
     set_zero(A), set_zero(self.state);  // what only some warps set would live in all of them, from piece to piece
   if (warp == 0) {
     const Row& row = piece.row;
-    const float* from = p.A + row.first_channel * p.A_dim_stride;
-    for_each_state(row, id, p.A_dim_stride, p.A_state_stride,
-                   [&](int r, int s, Index index, bool exists) { A[r][s] = exists ? from[index] * kLog2E : 0.0f; });
+    load_decay_rates(p, row, id, A);
     if (kWrapped && piece.begin > 0) {
       await_state(params, static_cast<int>(blockIdx.x), id, self.state);
     } else if (MS_CUT && piece.begin > 0) {
